@@ -1,0 +1,1 @@
+"""One room per target kind, all with the same door (`door.py`)."""

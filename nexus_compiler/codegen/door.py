@@ -1,0 +1,125 @@
+"""The door that every room of `codegen/` has: one room, one target kind.
+
+A room turns a Relax module into one *module file* for a target, in three steps that the store can
+come between: cut the module into *units*, build each unit to an *object*, link objects to a module.
+Outside the rooms nobody knows what a unit or an object is.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from tvm import IRModule
+
+from nexus_compiler.passes.base import Pass
+from nexus_compiler.targets import TargetSpec
+from nexus_runtime.errors import TargetError, nearest
+from nexus_runtime.signature import FunctionSpec, Signature
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece that is built on its own and kept in the store.
+
+    Attributes:
+        name: what the linker calls the piece; follows from the content, never from the model's names.
+        content: canonical bytes; equal pieces have equal content, whatever they were called.
+        payload: what the room's `build` takes (a PrimFunc, a Relax function, ...).
+    """
+
+    name: str
+    content: bytes
+    payload: Any
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A module after the room's passes, cut into units; `host` is what is left for the linker."""
+
+    units: tuple[Unit, ...]
+    host: Any
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """Something that a target needs on this machine, whether it is there, and how to get it."""
+
+    what: str
+    found: str
+    cure: str
+
+
+class Room(Protocol):
+    """What a room offers. `target` has been through `resolve` in all calls but that one."""
+
+    executor: str
+    """The runtime's executor for the modules of this room (`nexus_runtime/executors/`)."""
+    suffix: str
+    """File name ending of a module, with its dot."""
+    versions: tuple[tuple[str, str], ...]
+    """Named versions of the tools whose release changes the objects: factors of every key."""
+
+    def resolve(self, target: TargetSpec) -> TargetSpec:
+        """Fill in what depends on this machine ("native"); others come back as they are."""
+        ...
+
+    def requirements(self, target: TargetSpec) -> Sequence[Requirement]:
+        """What building and checking for `target` needs here; `found` is "" where it is missing."""
+        ...
+
+    def pipeline(self, target: TargetSpec) -> Sequence[Pass]:
+        """The passes after the common ones."""
+        ...
+
+    def cut(self, module: IRModule, signature: Signature, target: TargetSpec) -> Plan:
+        """Cut a module that went through `pipeline` into units."""
+        ...
+
+    def build(self, unit: Unit, target: TargetSpec) -> bytes:
+        """Build one unit to an object. A pure function of the unit, the target and `versions`."""
+        ...
+
+    def link(self, plan: Plan, objects: Mapping[str, bytes], target: TargetSpec) -> bytes:
+        """Put objects (by unit name) together to a module file; same input, same bytes."""
+        ...
+
+    def emulate(
+        self,
+        module: bytes,
+        function: FunctionSpec,
+        arguments: Sequence[np.ndarray],
+        target: TargetSpec,
+    ) -> list[np.ndarray]:
+        """Run a module of a foreign device with the emulator that the target names.
+
+        `arguments` are the inputs and then the parameters of `function`.
+
+        Raises:
+            TargetError: the target has no emulator, or it is not installed.
+        """
+        ...
+
+
+_ROOMS = {
+    "llvm": "nexus_compiler.codegen.llvm:room",
+    "xla": "nexus_compiler.codegen.xla:room",
+}
+
+
+def room_for(target: TargetSpec) -> Room:
+    """The room that builds for `target`.
+
+    Raises:
+        TargetError: no room has this kind, or a package that it needs is not installed.
+    """
+    if target.kind not in _ROOMS:
+        raise TargetError(
+            f"target '{target.name}' is of kind '{target.kind}', for which there is no room",
+            hint=nearest(target.kind, _ROOMS),
+        )
+    module, _, attribute = _ROOMS[target.kind].partition(":")
+    return getattr(importlib.import_module(module), attribute)()

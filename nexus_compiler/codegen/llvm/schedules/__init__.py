@@ -1,0 +1,1 @@
+"""Analytic CPU schedules, one family a file."""

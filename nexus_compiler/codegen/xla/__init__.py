@@ -1,0 +1,1 @@
+"""The room for XLA: Relax to JAX operations to `jax.export`."""

@@ -1,0 +1,1 @@
+"""Frontends: each turns one kind of model into a captured graph."""

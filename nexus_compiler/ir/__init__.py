@@ -1,0 +1,1 @@
+"""Relax as regions: canonical form, fingerprints, and the law of each stage."""

@@ -1,0 +1,1 @@
+"""Passes: one file each; `pipelines.py` holds the lists."""

@@ -1,0 +1,67 @@
+"""What a pass is, and how a list of them runs.
+
+A pass is a frozen dataclass; its fields are its options and, by that, factors of every key that it
+touches. Verifying, dumping and timing are hooks on the list, so that no pass knows of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from tvm import IRModule
+
+from nexus_compiler.ir import law
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass(ABC):
+    """A rewrite of a whole module. The module is valid before and after.
+
+    Class attributes:
+        name: how dumps, timings and keys call it.
+        leaves: the stage (see `ir/law.py`) that the module has reached afterwards, "" for no change.
+    """
+
+    name: ClassVar[str]
+    leaves: ClassVar[str] = ""
+
+    @abstractmethod
+    def apply(self, module: IRModule) -> IRModule:
+        """Return the rewritten module; never change the one given."""
+
+    def factor(self) -> str:
+        """Name and options, as they enter keys."""
+        options = ", ".join(
+            f"{field.name}={getattr(self, field.name)!r}" for field in dataclasses.fields(self)
+        )
+        return f"{self.name}({options})"
+
+
+Hook = Callable[[int, Pass, IRModule, float], None]
+"""Called after each pass with its position, the pass, the module that it made, and the seconds."""
+
+
+def run(module: IRModule, passes: Sequence[Pass], hooks: Sequence[Hook] = ()) -> IRModule:
+    """Run `passes` in order, calling every hook after each.
+
+    Raises:
+        InternalError: a pass left a module that breaks the law of its stage.
+    """
+    for position, step in enumerate(passes):
+        begin = time.perf_counter()
+        module = step.apply(module)
+        seconds = time.perf_counter() - begin
+        if step.leaves:
+            law.check(module, step.leaves, after=step.name)
+        for hook in hooks:
+            hook(position, step, module, seconds)
+    return module
+
+
+def factors(passes: Sequence[Pass]) -> tuple[tuple[str, str], ...]:
+    """The pass list as one named factor of a key."""
+    return (("passes", " -> ".join(step.factor() for step in passes)),)

@@ -1,0 +1,1 @@
+"""Executors: each runs one kind of module."""

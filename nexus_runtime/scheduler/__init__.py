@@ -1,0 +1,1 @@
+"""Many devices, one job: a sans-IO scheduler in thin gRPC shells."""
