@@ -1,0 +1,104 @@
+"""The canonical digest of a function: equal for equal functions, whatever things are called.
+
+TVM's own structural hash has 64 bits and is meant for bucketing. This one walks TVM's JSON form and
+hashes it as a Merkle tree with names and source spans left out: a variable is the number of its
+first occurrence, so renaming changes nothing; constants and attributes count in full.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from typing import Any
+
+import tvm
+from tvm.runtime import Object
+from tvm_ffi import core
+
+_VARIABLES = {"ir.Var", "relax.expr.DataflowVar", "tirx.SizeVar"}
+# Labels that TVM prints but that change no code. `name` of an IterVar's variable is an ir.Var's.
+_LABELS = {"span", "name_hint"}
+_SYMBOL = "global_symbol"
+_NUMBERS = {"int", "bool", "float"}
+
+
+def digest(function: Object) -> str:
+    """SHA-256 in hexadecimal over the structure of a Relax function or a PrimFunc."""
+    graph: dict[str, Any] = json.loads(tvm.ir.save_json(function))
+    walk = _Walk(graph["nodes"])
+    state = hashlib.sha256(walk.visit(graph["root_index"]))
+    # Constant tensors stand beside the nodes, which refer to them by position.
+    tensors = {k: v for k, v in graph.items() if k not in ("nodes", "root_index", "metadata")}
+    metadata = {k: v for k, v in graph.get("metadata", {}).items() if k != "tvm_version"}
+    state.update(json.dumps([tensors, metadata], sort_keys=True).encode())
+    return state.hexdigest()
+
+
+class _Walk:
+    """One traversal: digests by node, numbers by variable in the order of first occurrence."""
+
+    def __init__(self, nodes: list[dict[str, Any]]) -> None:
+        self._nodes = nodes
+        self._digests: dict[int, bytes] = {}
+        self._variables: dict[int, int] = {}
+
+    def visit(self, index: int) -> bytes:
+        if index not in self._digests:
+            self._digests[index] = self._hash(index)
+        return self._digests[index]
+
+    def _hash(self, index: int) -> bytes:
+        node = self._nodes[index]
+        kind, data = node["type"], node.get("data")
+        if kind in _VARIABLES:
+            number = self._variables.setdefault(index, len(self._variables))
+            return _sha(kind, str(number), self.visit(data["ty"]))
+        if kind == "ffi.Array":
+            return _sha(kind, *(self.visit(item) for item in data))
+        if kind in ("ffi.Map", "ffi.Dict"):
+            return _sha(kind, *self._pairs(data))
+        if isinstance(data, dict):
+            return _sha(kind, *self._fields(kind, data))
+        return _sha(kind, json.dumps(data))
+
+    def _pairs(self, data: list[int]) -> list[bytes]:
+        # The order of a map is no part of its value.
+        pairs = sorted(zip(data[::2], data[1::2]), key=lambda pair: self.visit(pair[0]))
+        return [
+            self.visit(item)
+            for pair in pairs
+            if self._nodes[pair[0]].get("data") != _SYMBOL
+            for item in pair
+        ]
+
+    def _fields(self, kind: str, data: dict[str, Any]) -> list[bytes | str]:
+        parts: list[bytes | str] = []
+        literals = _literal_fields(kind)
+        for name, value in data.items():
+            if name in _LABELS and not (name == "name_hint" and kind == "ir.GlobalVar"):
+                continue
+            literal = name in literals or not isinstance(value, int)
+            parts += [name, json.dumps(value) if literal else self.visit(value)]
+        return parts
+
+
+@functools.cache
+def _literal_fields(kind: str) -> frozenset[str]:
+    # A number in a field is the index of a node, but for fields that are declared as numbers.
+    info = core._lookup_or_register_type_info_from_type_key(kind)
+    found: set[str] = set()
+    while info is not None:
+        for field in info.fields:
+            if json.loads(field.metadata.get("type_schema", "{}")).get("type") in _NUMBERS:
+                found.add(field.name)
+        info = info.parent_type_info
+    return frozenset(found)
+
+
+def _sha(*parts: bytes | str) -> bytes:
+    state = hashlib.sha256()
+    for part in parts:
+        encoded = part.encode() if isinstance(part, str) else part
+        state.update(len(encoded).to_bytes(4, "little") + encoded)
+    return state.digest()

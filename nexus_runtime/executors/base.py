@@ -1,0 +1,47 @@
+"""What every executor offers, and the table that finds one by name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from nexus_runtime.errors import ArtifactError, nearest
+from nexus_runtime.signature import Signature
+
+
+class Executor(Protocol):
+    """One opened module. Safe to call from many threads."""
+
+    def run(self, function: str, arguments: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Run `function` on inputs and then parameters, in the signature's order.
+
+        Every argument has the dtype and rank of the signature and is aligned to 64 bytes.
+        """
+        ...
+
+
+_EXECUTORS = {
+    "tvm-vm": "nexus_runtime.executors.tvm_vm",
+    "jax-export": "nexus_runtime.executors.jax_export",
+}
+
+
+def open_module(
+    executor: str, data: bytes, signature: Signature, *, num_threads: int | None
+) -> Executor:
+    """Open a module file with the executor called `executor`.
+
+    Raises:
+        ArtifactError: no executor of this release has this name.
+        DeviceError: the executor lacks something on this machine.
+    """
+    if executor not in _EXECUTORS:
+        raise ArtifactError(
+            f"the module wants the executor '{executor}', which this release does not have",
+            hint=nearest(executor, _EXECUTORS),
+        )
+    module = importlib.import_module(_EXECUTORS[executor])
+    return module.open_module(data, signature, num_threads=num_threads)

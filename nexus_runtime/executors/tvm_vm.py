@@ -1,0 +1,155 @@
+"""Runs modules of the llvm room: shared libraries that hold a program for TVM's virtual machine.
+
+Only `libtvm_runtime` (3 MB) and `tvm_ffi` are loaded, never TVM's compiler. Two facts shape this
+file: one virtual machine must not be called from two threads at once, and the loader of the
+operating system gives an old library back when a new one is loaded from the same path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nexus_runtime import files, tensors
+from nexus_runtime.errors import ArtifactError, DeviceError
+from nexus_runtime.signature import Signature
+
+_CPU, _POOLED_ALLOCATOR = 1, 2
+_LIBRARY = "libtvm_runtime.so"
+
+
+def open_module(data: bytes, signature: Signature, *, num_threads: int | None) -> TvmExecutor:
+    """Open a shared library; see `executors.base.open_module`."""
+    return TvmExecutor(data, signature, num_threads=num_threads)
+
+
+class TvmExecutor:
+    """A pool of virtual machines over one library: each call takes one out and puts it back."""
+
+    def __init__(self, data: bytes, signature: Signature, *, num_threads: int | None) -> None:
+        if num_threads is not None:
+            os.environ.setdefault("TVM_NUM_THREADS", str(num_threads))
+        self._ffi = _load_runtime()
+        self._results = {f.name: len(f.outputs) for f in signature.functions}
+        self._library = self._ffi.load_module(str(_unpack(data)))
+        self._idle: list[Any] = []
+        self._lock = threading.Lock()
+
+    def run(self, function: str, arguments: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Run `function`; as `executors.base.Executor.run`."""
+        with self._machine() as machine:
+            result = machine[function](*map(self._tensor, arguments))
+            return [_to_numpy(result[index]) for index in range(self._results[function])]
+
+    def _tensor(self, array: np.ndarray) -> Any:
+        if array.dtype.kind != "V" and array.dtype.name not in _NO_DLPACK:
+            return self._ffi.from_dlpack(array)
+        bits = np.dtype(f"uint{8 * array.dtype.itemsize}")
+        tensor = self._ffi.from_dlpack(array.view(bits))
+        return tensor
+
+    @contextlib.contextmanager
+    def _machine(self) -> Iterator[Any]:
+        with self._lock:
+            machine = self._idle.pop() if self._idle else None
+        if machine is None:
+            machine = self._library["vm_load_executable"]()
+            machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
+        try:
+            yield machine
+        finally:
+            with self._lock:
+                self._idle.append(machine)
+
+
+# NumPy cannot hand these to DLPack.
+_NO_DLPACK = {"bfloat16", "float8_e4m3fn", "float8_e5m2"}
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    # A copy: the memory belongs to the machine's pool and is used again by the next call.
+    return np.array(np.from_dlpack(tensor))
+
+
+@functools.cache
+def _load_runtime() -> Any:
+    with _without_torch():
+        import tvm_ffi
+    library = runtime_library()
+    try:
+        ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise DeviceError(
+            f"TVM's runtime cannot be loaded: {error}", hint="reinstall apache-tvm, or set "
+            "NEXUS_TVM_RUNTIME to a libtvm_runtime.so built for this machine"
+        ) from error
+    return tvm_ffi
+
+
+def runtime_library() -> Path:
+    """`NEXUS_TVM_RUNTIME`, or the library inside the installed apache-tvm (not imported).
+
+    Raises:
+        DeviceError: neither is there.
+    """
+    if explicit := os.environ.get("NEXUS_TVM_RUNTIME"):
+        return Path(explicit)
+    spec = importlib.util.find_spec("tvm")
+    for root in (spec.submodule_search_locations or []) if spec else []:
+        for candidate in (Path(root) / "lib" / _LIBRARY, Path(root) / _LIBRARY):
+            if candidate.exists():
+                return candidate
+    raise DeviceError(
+        "TVM's runtime library is not installed",
+        hint="pip install apache-tvm, or set NEXUS_TVM_RUNTIME to a libtvm_runtime.so",
+    )
+
+
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    # tvm_ffi imports torch when it is installed (one second, 190 MB), for a symbol conflict on
+    # Windows. A None in sys.modules makes that import fail, which tvm_ffi expects.
+    if "torch" in sys.modules or "tvm_ffi" in sys.modules or sys.platform == "win32":
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+
+
+def _unpack(data: bytes) -> Path:
+    """Put the library where the loader can map it, under a name that follows from its content."""
+    digest = hashlib.sha256(data).hexdigest()
+    path = _module_directory() / f"{digest}.so"
+    try:
+        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            files.write_atomically(path, data)
+            path.chmod(0o500)
+    except OSError as error:
+        raise ArtifactError(
+            f"cannot unpack a module to {path.parent}: {error.strerror}",
+            hint="set NEXUS_CACHE to a directory that can be written",
+        ) from error
+    return path
+
+
+def _module_directory() -> Path:
+    base = os.environ.get("NEXUS_CACHE")
+    xdg = os.environ.get("XDG_CACHE_HOME")
+    root = Path(base) if base else (Path(xdg) if xdg else Path.home() / ".cache") / "nexus"
+    directory = root / "modules-v1"
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return directory

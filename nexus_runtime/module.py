@@ -1,0 +1,136 @@
+"""Load an artifact for this machine and call it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nexus_runtime import host, tensors
+from nexus_runtime.artifact import Artifact
+from nexus_runtime.errors import DeviceError, InputError
+from nexus_runtime.executors.base import open_module
+from nexus_runtime.manifest import Manifest
+from nexus_runtime.signature import FunctionSpec
+
+MAIN = "main"
+
+
+class Module:
+    """A loaded model. Safe to call from many threads at once.
+
+    Attributes:
+        manifest: what the artifact says of itself.
+        target: the target whose module was loaded.
+        parameters: the weights by name; change them by passing others to `run`, not in place.
+    """
+
+    def __init__(self, artifact: Artifact, target: str, *, num_threads: int | None = None) -> None:
+        entry = artifact.module(target)
+        if lacking := host.unmet(entry.requires):
+            raise DeviceError(
+                f"the module for '{target}' needs {' and '.join(lacking)}",
+                hint="compile for another target: `nexusc targets` lists them",
+            )
+        self.manifest: Manifest = artifact.manifest
+        self.target = target
+        self.parameters = artifact.params()
+        self._executor = open_module(
+            entry.executor,
+            artifact.module_bytes(target),
+            self.manifest.signature,
+            num_threads=num_threads,
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> np.ndarray | dict[str, np.ndarray]:
+        """Run the main function on arrays, given in order or by name.
+
+        Any NumPy or DLPack array on the CPU will do: unaligned, strided, read-only or empty.
+
+        Returns:
+            The output, or a dict of outputs by name where there are several.
+
+        Raises:
+            InputError: an array is missing, unknown, or does not fit the signature.
+        """
+        function = self.main
+        names = [spec.name for spec in function.inputs]
+        if len(args) > len(names):
+            raise InputError(f"'{function.name}' takes {len(names)} inputs, not {len(args)}")
+        inputs = dict(zip(names, args))
+        if twice := sorted(set(inputs) & set(kwargs)):
+            raise InputError(f"input '{twice[0]}' is given twice, by position and by name")
+        outputs = self.run(function.name, {**inputs, **kwargs})
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    @property
+    def main(self) -> FunctionSpec:
+        """The function that `module(x)` calls: `main`, or the first of the signature."""
+        functions = self.manifest.signature.functions
+        return next((f for f in functions if f.name == MAIN), functions[0])
+
+    def run(
+        self,
+        function: str,
+        inputs: Mapping[str, Any],
+        parameters: Mapping[str, np.ndarray] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Run any function of the signature; `parameters` stand in for the artifact's own weights.
+
+        Raises:
+            InputError: as for a call; a parameter of another name, dtype or shape too.
+        """
+        spec = self.manifest.signature.function(function)
+        arrays = {name: tensors.as_numpy(value, name=name) for name, value in inputs.items()}
+        spec.check(arrays)
+        weights = self.parameters if parameters is None else self._checked(parameters)
+        arguments = [tensors.aligned(arrays[given.name]) for given in spec.inputs]
+        arguments += [weights[name] for name in spec.parameters]
+        results = self._executor.run(function, arguments)
+        return {output.name: result for output, result in zip(spec.outputs, results)}
+
+    def _checked(self, parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        checked: dict[str, np.ndarray] = {}
+        for name, own in self.parameters.items():
+            if name not in parameters:
+                raise InputError(f"parameter '{name}' is missing")
+            given = parameters[name]
+            if given.shape != own.shape or given.dtype != own.dtype:
+                raise InputError(
+                    f"parameter '{name}' is {given.dtype}{list(given.shape)}, "
+                    f"but the model has {own.dtype}{list(own.shape)}"
+                )
+            checked[name] = tensors.aligned(given)
+        return checked
+
+
+def load(
+    source: str | Path | Artifact, *, target: str | None = None, num_threads: int | None = None
+) -> Module:
+    """Load the module of `source` that suits this machine best, or the one for `target`.
+
+    Args:
+        source: the path of an `.nxa` file, or an artifact in memory.
+        target: which module; by default the one of highest rank whose needs this machine meets.
+        num_threads: threads for one call; by default what the executor takes for good.
+
+    Raises:
+        ArtifactError: the file is missing, damaged or was changed.
+        DeviceError: no module runs on this machine; the message says what each lacks.
+    """
+    artifact = source if isinstance(source, Artifact) else Artifact.open(source)
+    return Module(artifact, target or _best_target(artifact), num_threads=num_threads)
+
+
+def _best_target(artifact: Artifact) -> str:
+    lacking = {entry.target: host.unmet(entry.requires) for entry in artifact.manifest.modules}
+    fitting = [entry for entry in artifact.manifest.modules if not lacking[entry.target]]
+    if not fitting:
+        reasons = "; ".join(f"{name} needs {', '.join(what)}" for name, what in lacking.items())
+        raise DeviceError(
+            f"no module of the artifact runs on this machine: {reasons or 'it holds none'}",
+            hint="compile with `--target native` on this machine",
+        )
+    return max(fitting, key=lambda entry: entry.rank).target

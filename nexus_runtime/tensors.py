@@ -1,0 +1,105 @@
+"""Arrays on their way in and out: any NumPy or DLPack array, aligned memory, named tensors."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+from safetensors.numpy import save
+
+from nexus_runtime.errors import ArtifactError, InputError
+
+ALIGNMENT = 64
+"""Bytes. Compiled kernels load whole vectors and end the process on memory that is less aligned."""
+
+
+def dtype_of(name: str) -> np.dtype:
+    """The NumPy dtype called `name`, ml_dtypes' (bfloat16, float8_…) included."""
+    return np.dtype(getattr(ml_dtypes, name, name))
+
+
+def empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised C-contiguous array that starts at a multiple of `ALIGNMENT`."""
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    buffer = np.empty(size + ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % ALIGNMENT
+    return buffer[start : start + size].view(dtype).reshape(shape)
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """`array` itself where kernels can take it as it is, else an aligned copy."""
+    flags = array.flags
+    if flags.c_contiguous and flags.writeable and array.ctypes.data % ALIGNMENT == 0:
+        return array
+    copy = empty_aligned(array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+
+def as_numpy(value: Any, *, name: str) -> np.ndarray:
+    """`value` as a NumPy array, without a copy where it can be had: NumPy, DLPack on the CPU, lists.
+
+    Raises:
+        InputError: it is no array, or is on another device.
+    """
+    if isinstance(value, np.ndarray):
+        return value
+    if hasattr(value, "__dlpack__"):
+        # bfloat16 and gradients that are tracked cannot be exported; the next way may still do it.
+        with contextlib.suppress(BufferError, RuntimeError, TypeError, AttributeError):
+            return np.from_dlpack(value)
+    array = np.asarray(value)
+    if array.dtype.hasobject or array.dtype.kind in "USV":
+        raise InputError(
+            f"input '{name}' is a {type(value).__name__}, which is no array of numbers",
+            hint="pass a NumPy array or anything with __dlpack__ on the CPU",
+        )
+    return array
+
+
+def encode(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Named tensors as safetensors bytes, in the order of their names."""
+    # Not ascontiguousarray, which turns scalars into vectors.
+    return save({name: np.asarray(arrays[name], order="C") for name in sorted(arrays)})
+
+
+def decode(data: bytes, *, origin: str) -> dict[str, np.ndarray]:
+    """Read safetensors bytes into aligned arrays.
+
+    Raises:
+        ArtifactError: the bytes are damaged.
+    """
+    try:
+        views = safetensors.deserialize(data)
+    except safetensors.SafetensorError as error:
+        raise ArtifactError(f"{origin}: the weights are damaged: {error}") from error
+    found: dict[str, np.ndarray] = {}
+    for name, view in views:
+        array = empty_aligned(tuple(view["shape"]), dtype_of(_DTYPES[view["dtype"]]))
+        array.reshape(-1).view(np.uint8)[...] = np.frombuffer(view["data"], np.uint8)
+        found[name] = array
+    return found
+
+
+# safetensors' names of dtypes
+_DTYPES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "U16": "uint16",
+    "I16": "int16",
+    "U32": "uint32",
+    "I32": "int32",
+    "U64": "uint64",
+    "I64": "int64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
