@@ -1,0 +1,30 @@
+"""The compiler: capture a model, rebuild what changed, for every target at once."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nexus_compiler.frontend import CapturedGraph, capture
+    from nexus_compiler.frontend.builder import GraphBuilder
+    from nexus_compiler.pipeline import CompileOptions, compile
+    from nexus_runtime.artifact import Artifact
+
+__all__ = ["Artifact", "CapturedGraph", "CompileOptions", "GraphBuilder", "capture", "compile"]
+
+# Loaded when they are first named: `nexusc --help` must not wait two seconds for TVM.
+_LAZY = {
+    "Artifact": "nexus_runtime.artifact",
+    "CapturedGraph": "nexus_compiler.frontend",
+    "CompileOptions": "nexus_compiler.pipeline",
+    "GraphBuilder": "nexus_compiler.frontend.builder",
+    "capture": "nexus_compiler.frontend",
+    "compile": "nexus_compiler.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'nexus_compiler' has no attribute '{name}'")

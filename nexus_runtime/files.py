@@ -7,6 +7,14 @@ import secrets
 from pathlib import Path
 
 
+def cache_root() -> Path:
+    """What can be made again: `NEXUS_CACHE`, `$XDG_CACHE_HOME/nexus` or `~/.cache/nexus`."""
+    if explicit := os.environ.get("NEXUS_CACHE"):
+        return Path(explicit)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "nexus"
+
+
 def write_atomically(path: Path, data: bytes) -> Path:
     """Write `data` to `path` in one step and return it: others see the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)

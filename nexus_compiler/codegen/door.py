@@ -105,7 +105,7 @@ class Room(Protocol):
 
 
 _ROOMS = {
-    "llvm": "nexus_compiler.codegen.llvm:room",
+    "llvm": "nexus_compiler.codegen.llvm.room:LlvmRoom",
     "xla": "nexus_compiler.codegen.xla:room",
 }
 

@@ -1,1 +1,34 @@
 """Frontends: each turns one kind of model into a captured graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nexus_compiler.frontend.graph import CapturedGraph, Source
+from nexus_runtime.errors import CaptureError
+
+__all__ = ["CapturedGraph", "Source", "capture"]
+
+
+def capture(
+    model: Any, *, shapes: Mapping[str, Sequence[int | str | None]] | None = None
+) -> CapturedGraph:
+    """Turn `model` into Relax; see `nexus_compiler.compile` for what it may be.
+
+    Raises:
+        CaptureError: no frontend takes it, or it cannot be read.
+    """
+    if isinstance(model, CapturedGraph):
+        return model
+    if hasattr(model, "to_graph"):  # a GraphBuilder
+        return model.to_graph()
+    if isinstance(model, str | Path) or type(model).__module__.startswith("onnx"):
+        from nexus_compiler.frontend import onnx
+
+        return onnx.capture(model, shapes=shapes)
+    raise CaptureError(
+        f"cannot capture a {type(model).__module__}.{type(model).__qualname__}",
+        hint="pass the path of an ONNX file, an onnx.ModelProto or a GraphBuilder",
+    )

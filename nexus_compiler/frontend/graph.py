@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from tvm import IRModule
 
+from nexus_runtime.manifest import Training
 from nexus_runtime.signature import Signature
 
 
@@ -32,12 +33,14 @@ class CapturedGraph:
         signature: names, dtypes and shapes of all of these.
         params: the weights by name.
         source: where it came from.
+        training: set where the functions are those of a trainer.
     """
 
     module: IRModule
     signature: Signature
     params: Mapping[str, np.ndarray]
     source: Source = field(default_factory=lambda: Source("memory", ""))
+    training: Training | None = None
 
     def params_digest(self) -> str:
         """SHA-256 over names, dtypes, shapes and bytes of the weights."""

@@ -9,28 +9,20 @@ in the same directory and are renamed into place, so that a reader sees all of a
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from nexus_runtime import files
+
 BUCKET = "objects-v1"
 _DIGEST_BYTES = 32
-
-
-def default_root() -> Path:
-    """`NEXUS_CACHE`, or `$XDG_CACHE_HOME/nexus`, or `~/.cache/nexus`."""
-    if explicit := os.environ.get("NEXUS_CACHE"):
-        return Path(explicit)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "nexus"
 
 
 class LocalStore:
     """Objects by key (a SHA-256 in hexadecimal). Safe for many processes and threads at once."""
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = root or default_root()
+        self.root = root or files.cache_root()
 
     def get(self, key: str) -> bytes | None:
         """The object of `key`, or None where it is absent or damaged (a damaged one is removed)."""
@@ -47,17 +39,7 @@ class LocalStore:
 
     def put(self, key: str, payload: bytes) -> None:
         """Keep `payload` under `key`; the last writer of equal content wins, unseen by readers."""
-        path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(hashlib.sha256(payload).digest())
-                file.write(payload)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        files.write_atomically(self._path(key), hashlib.sha256(payload).digest() + payload)
 
     def get_or_build(self, key: str, build: Callable[[], bytes]) -> tuple[bytes, bool]:
         """The object of `key` and whether it was reused; `build` makes it where it is absent."""

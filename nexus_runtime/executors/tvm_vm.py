@@ -38,8 +38,7 @@ class TvmExecutor:
     """A pool of virtual machines over one library: each call takes one out and puts it back."""
 
     def __init__(self, data: bytes, signature: Signature, *, num_threads: int | None) -> None:
-        if num_threads is not None:
-            os.environ.setdefault("TVM_NUM_THREADS", str(num_threads))
+        _configure_threads(num_threads)
         self._ffi = _load_runtime()
         self._results = {f.name: len(f.outputs) for f in signature.functions}
         self._library = self._ffi.load_module(str(_unpack(data)))
@@ -49,15 +48,8 @@ class TvmExecutor:
     def run(self, function: str, arguments: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run `function`; as `executors.base.Executor.run`."""
         with self._machine() as machine:
-            result = machine[function](*map(self._tensor, arguments))
+            result = machine[function](*map(self._ffi.from_dlpack, arguments))
             return [_to_numpy(result[index]) for index in range(self._results[function])]
-
-    def _tensor(self, array: np.ndarray) -> Any:
-        if array.dtype.kind != "V" and array.dtype.name not in _NO_DLPACK:
-            return self._ffi.from_dlpack(array)
-        bits = np.dtype(f"uint{8 * array.dtype.itemsize}")
-        tensor = self._ffi.from_dlpack(array.view(bits))
-        return tensor
 
     @contextlib.contextmanager
     def _machine(self) -> Iterator[Any]:
@@ -73,13 +65,17 @@ class TvmExecutor:
                 self._idle.append(machine)
 
 
-# NumPy cannot hand these to DLPack.
-_NO_DLPACK = {"bfloat16", "float8_e4m3fn", "float8_e5m2"}
-
-
 def _to_numpy(tensor: Any) -> np.ndarray:
     # A copy: the memory belongs to the machine's pool and is used again by the next call.
     return np.array(np.from_dlpack(tensor))
+
+
+def _configure_threads(num_threads: int | None) -> None:
+    # Read once, at the first parallel kernel of the process. TVM's own choices are half of the
+    # cores, and to bind its workers, which puts two of them on one core of a virtual machine.
+    count = num_threads or len(os.sched_getaffinity(0))
+    os.environ.setdefault("TVM_NUM_THREADS", str(count))
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 
 @functools.cache
@@ -147,9 +143,6 @@ def _unpack(data: bytes) -> Path:
 
 
 def _module_directory() -> Path:
-    base = os.environ.get("NEXUS_CACHE")
-    xdg = os.environ.get("XDG_CACHE_HOME")
-    root = Path(base) if base else (Path(xdg) if xdg else Path.home() / ".cache") / "nexus"
-    directory = root / "modules-v1"
+    directory = files.cache_root() / "modules-v1"
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     return directory

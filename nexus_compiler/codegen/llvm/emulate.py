@@ -1,0 +1,3 @@
+"""placeholder to be replaced below"""
+DEBIAN_PACKAGES = {}
+def needs(target): return []

@@ -1,0 +1,75 @@
+"""Links objects and host code to the shared library that the virtual machine loads."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import tvm
+from tvm import IRModule, relax, tirx
+
+from nexus_compiler.targets import TargetSpec
+from nexus_runtime.errors import InternalError, TargetError
+
+
+def find_linker(target: TargetSpec) -> str | None:
+    """The first of the target's linkers that is installed."""
+    return next((path for name in target.toolchain["linker"] if (path := shutil.which(name))), None)
+
+
+def link(
+    host: IRModule, objects: Mapping[str, bytes], target: TargetSpec, llvm: tvm.target.Target
+) -> bytes:
+    """The shared library of `host` and the kernels in `objects` (by name); same input, same bytes.
+
+    Raises:
+        TargetError: no linker for the target is installed.
+    """
+    linker = find_linker(target)
+    if linker is None:
+        raise TargetError(
+            f"target '{target.name}' needs one of these linkers: "
+            f"{', '.join(target.toolchain['linker'])}",
+            hint="`nexusc doctor` says how to install it",
+        )
+    with tempfile.TemporaryDirectory(prefix="nexus-link-") as directory:
+        executable = _executable(host, objects, llvm, Path(directory))
+        library = Path(directory) / "module.so"
+        executable.export_library(
+            str(library),
+            fcompile=lambda output, inputs, **_: _run_linker(linker, output, inputs),
+            workspace_dir=directory,
+        )
+        return library.read_bytes()
+
+
+def _executable(
+    host: IRModule, objects: Mapping[str, bytes], llvm: tvm.target.Target, directory: Path
+) -> relax.VMExecutable:
+    libraries: list[tvm.runtime.Module] = []
+    for name in sorted(objects):
+        path = directory / f"{name}.o"
+        path.write_bytes(objects[name])
+        libraries.append(tvm.runtime.load_static_library(str(path), [name]))
+    builder = relax.ExecBuilder()
+    with llvm:
+        relax.vm_build._vmcodegen(builder, host, "bytecode")
+    return relax.VMExecutable(
+        relax.vm_build._ffi_api.VMLink(builder, llvm, None, libraries, {})  # pyright: ignore
+    )
+
+
+def _run_linker(linker: str, output: str, inputs: Sequence[str]) -> None:
+    # No build id and no debug sections: both would carry the temporary directory's name.
+    command = [linker, "-shared", "-fPIC", "-Wl,--build-id=none", "-s", "-o", output, *inputs]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InternalError(f"linking failed: {' '.join(command)}\n{done.stderr.strip()}")
+
+
+def kernels_of(module: IRModule) -> list[tirx.PrimFunc]:
+    """The kernels of a lowered module."""
+    return [f for f in module.functions.values() if isinstance(f, tirx.PrimFunc)]

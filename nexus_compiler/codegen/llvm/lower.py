@@ -1,0 +1,95 @@
+"""From a module of kernel calls to host code for the virtual machine and kernels named by content."""
+
+from __future__ import annotations
+
+import tvm
+from tvm import IRModule, relax, tirx
+
+from nexus_compiler.codegen.door import Plan, Unit
+from nexus_compiler.ir import canonical
+
+
+def to_host_and_kernels(module: IRModule, target: tvm.target.Target) -> Plan:
+    """Lower to what the virtual machine runs, then cut: one unit a kernel.
+
+    A kernel's name is its canonical digest, so that equal kernels of different layers, models and
+    processes are one object. The small functions that compute shapes at run time are kernels too.
+    """
+    with target:
+        module = _host_passes()(module)
+    units: dict[str, Unit] = {}
+    renamed: dict[tvm.ir.GlobalVar, str] = {}
+    for variable, function in module.functions.items():
+        if isinstance(function, tirx.PrimFunc):
+            kernel = _ordered(function)
+            content = canonical.digest(kernel)
+            name = f"k_{content[:32]}"
+            renamed[variable] = name
+            units[name] = Unit(name, content.encode(), kernel)
+    return Plan(tuple(units[name] for name in sorted(units)), _rename(module, renamed))
+
+
+def _host_passes() -> tvm.transform.Pass:
+    passes = relax.transform
+    return tvm.transform.Sequential(
+        [
+            passes.RewriteDataflowReshape(),
+            passes.ToNonDataflow(),
+            passes.RemovePurityChecking(),
+            passes.CallTIRRewrite(),
+            passes.DeadCodeElimination(),
+            passes.StaticPlanBlockMemory(),
+            passes.LowerAllocTensor(),
+            passes.KillAfterLastUse(),
+            passes.LowerRuntimeBuiltin(),
+            passes.ComputePrimValue(),
+            passes.VMShapeLower(),
+            passes.AttachGlobalSymbol(),
+        ]
+    )
+
+
+def _ordered(function: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Shape functions with their stores in the order of their slots.
+
+    TVM emits them in the order of a hash table over addresses, which differs from run to run. They
+    write distinct slots and read only those of the input dimensions, so that any order is right.
+    """
+    body = function.body
+    if "tirx.is_host_func" not in function.attrs or not isinstance(body, tirx.SeqStmt):
+        return function
+    if not all(isinstance(store, tirx.BufferStore) for store in body.seq):
+        return function
+    stores = sorted(body.seq, key=lambda store: int(store.indices[0]))
+    return function.with_body(tirx.SeqStmt(stores))
+
+
+def _rename(module: IRModule, names: dict[tvm.ir.GlobalVar, str]) -> IRModule:
+    """The Relax functions of `module`, calling kernels by their new names."""
+    variables: dict[str, tvm.ir.GlobalVar] = {}
+    for old, name in names.items():
+        if name not in variables:
+            variables[name] = tvm.ir.GlobalVar(name)
+            relax.expr._update_type(variables[name], old.ty)  # pyright: ignore
+    mutator = _Renamer(module, {old: variables[name] for old, name in names.items()})
+    functions: dict[tvm.ir.GlobalVar, tvm.ir.BaseFunc] = {
+        variable: mutator.visit_expr(function)
+        for variable, function in module.functions.items()
+        if isinstance(function, relax.Function)
+    }
+    for old, name in names.items():
+        # The code generator looks at the kernels' signatures.
+        functions[variables[name]] = module[old].with_attr("global_symbol", name)
+    return IRModule(functions, attrs=module.attrs)
+
+
+@relax.expr_functor.mutator
+class _Renamer(relax.PyExprMutator):
+    def __init__(
+        self, module: IRModule, variables: dict[tvm.ir.GlobalVar, tvm.ir.GlobalVar]
+    ) -> None:
+        super().__init__(module)
+        self._variables = variables
+
+    def visit_global_var_(self, variable: tvm.ir.GlobalVar) -> tvm.ir.GlobalVar:
+        return self._variables.get(variable, variable)

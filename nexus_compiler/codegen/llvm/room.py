@@ -1,0 +1,91 @@
+"""The door of the room for CPUs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tvm
+from tvm import IRModule
+
+from nexus_compiler.codegen.door import Plan, Requirement, Unit
+from nexus_compiler.codegen.llvm import emulate, link, lower, native
+from nexus_compiler.codegen.llvm.schedule import Schedule
+from nexus_compiler.passes.base import Pass
+from nexus_compiler.passes.fuse import Fuse
+from nexus_compiler.passes.legalize import Legalize
+from nexus_compiler.targets import TargetSpec
+from nexus_runtime.signature import FunctionSpec, Signature
+
+
+class LlvmRoom:
+    """See `codegen/door.py`; units are kernels, objects are relocatable object files."""
+
+    executor = "tvm-vm"
+    suffix = ".so"
+
+    @property
+    def versions(self) -> tuple[tuple[str, str], ...]:
+        """TVM, which carries its own LLVM."""
+        return (("tvm", tvm.__version__), ("llvm", str(tvm.target.codegen.llvm_version_major())))
+
+    def resolve(self, target: TargetSpec) -> TargetSpec:
+        """Fill in "native"."""
+        return native.resolve(target)
+
+    def requirements(self, target: TargetSpec) -> Sequence[Requirement]:
+        """A linker, and the emulator where the target is checked with one."""
+        names = target.toolchain["linker"]
+        found = link.find_linker(target) or ""
+        cure = f"install {names[0]} (Debian: {emulate.DEBIAN_PACKAGES.get(names[0], 'gcc')})"
+        return [Requirement(f"linker {' or '.join(names)}", found, cure), *emulate.needs(target)]
+
+    def pipeline(self, target: TargetSpec) -> Sequence[Pass]:
+        """Kernels, fewer kernels, fast kernels."""
+        return (
+            Legalize(),
+            Fuse(),
+            Schedule(
+                vector_bits=target.limits["vector_bits"],
+                vector_registers=target.limits["vector_registers"],
+            ),
+        )
+
+    def cut(self, module: IRModule, signature: Signature, target: TargetSpec) -> Plan:
+        """One unit for each kernel that is different from all others."""
+        return lower.to_host_and_kernels(module, tvm_target(target))
+
+    def build(self, unit: Unit, target: TargetSpec) -> bytes:
+        """Compile one kernel to a relocatable object."""
+        kernel = unit.payload.with_attr("global_symbol", unit.name)
+        library = tvm.tirx.build(IRModule({unit.name: kernel}), target=tvm_target(target))
+        with tempfile.TemporaryDirectory(prefix="nexus-kernel-") as directory:
+            path = Path(directory) / f"{unit.name}.o"
+            library.write_to_file(str(path))
+            return path.read_bytes()
+
+    def link(self, plan: Plan, objects: Mapping[str, bytes], target: TargetSpec) -> bytes:
+        """A shared library with the program of the virtual machine in it."""
+        return link.link(plan.host, objects, target, tvm_target(target))
+
+    def emulate(
+        self,
+        module: bytes,
+        function: FunctionSpec,
+        arguments: Sequence[np.ndarray],
+        target: TargetSpec,
+    ) -> list[np.ndarray]:
+        """Run under the target's user-mode emulator, with the slim runtime built for it."""
+        return emulate.run(module, function, arguments, target)
+
+
+def tvm_target(target: TargetSpec) -> tvm.target.Target:
+    """TVM's own description of `target`."""
+    options = target.options
+    config = {"kind": "llvm", "mtriple": options["triple"], "mcpu": options["mcpu"]}
+    if features := options.get("features"):
+        config["mattr"] = list(features)
+    return tvm.target.Target(config)
+

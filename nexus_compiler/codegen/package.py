@@ -1,0 +1,114 @@
+"""Writes what was built as an artifact; the one bridge from the compiler to the runtime's format."""
+
+from __future__ import annotations
+
+import collections
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+import tvm
+from tvm import IRModule, relax
+from tvm.ir import Op
+from tvm.relax.analysis import post_order_visit
+
+from nexus_compiler.codegen.door import Room
+from nexus_compiler.frontend.graph import CapturedGraph
+from nexus_compiler.ir import canonical
+from nexus_compiler.targets import TargetSpec
+from nexus_runtime import artifact, manifest, tensors
+from nexus_runtime.artifact import Artifact
+
+
+@dataclass(frozen=True)
+class BuiltModule:
+    """A module file for one target, and what went into it.
+
+    Attributes:
+        objects: key in the store and size in bytes, by the object's name.
+        factors: everything that the module follows from, but for the graph.
+    """
+
+    target: TargetSpec
+    room: Room
+    data: bytes
+    objects: dict[str, tuple[str, int]]
+    factors: tuple[tuple[str, str], ...]
+
+
+def assemble(graph: CapturedGraph, module: IRModule, built: Sequence[BuiltModule]) -> Artifact:
+    """The artifact of a captured graph; `module` is the graph after the common passes."""
+    members = {_member(one): one.data for one in built}
+    members[artifact.PARAMS] = tensors.encode(graph.params)
+    draft = manifest.Manifest(
+        format=manifest.FORMAT,
+        version=manifest.VERSION,
+        signature=graph.signature,
+        modules=tuple(_entry(one) for one in built),
+        regions=_regions(module),
+        provenance=_provenance(graph, built),
+        members={},
+        training=graph.training,
+    )
+    return artifact.assemble(draft, members)
+
+
+def _member(built: BuiltModule) -> str:
+    return f"modules/{built.target.name}{built.room.suffix}"
+
+
+def _entry(built: BuiltModule) -> manifest.ModuleEntry:
+    requires = built.target.requires
+    return manifest.ModuleEntry(
+        target=built.target.name,
+        executor=built.room.executor,
+        member=_member(built),
+        rank=built.target.rank,
+        requires=manifest.Requires(requires.machine, requires.cpu_features, requires.packages),
+        objects=tuple(
+            manifest.ObjectEntry(name=name, fingerprint=key, size=size)
+            for name, (key, size) in sorted(built.objects.items())
+        ),
+        factors=dict(built.factors),
+    )
+
+
+def _regions(module: IRModule) -> tuple[manifest.Region, ...]:
+    # One region a function, until graphs are cut at repeated subgraphs.
+    return tuple(
+        manifest.Region(
+            function=str(variable.name_hint),
+            sha256=canonical.digest(function),
+            operators=_count_operators(function),
+        )
+        for variable, function in sorted(module.functions.items(), key=lambda i: i[0].name_hint)
+        if isinstance(function, relax.Function)
+    )
+
+
+def _count_operators(function: relax.Function) -> dict[str, int]:
+    counts: collections.Counter[str] = collections.Counter()
+
+    def visit(node: relax.Expr) -> None:
+        if isinstance(node, relax.Call) and isinstance(node.op, Op):
+            counts[str(node.op.name).removeprefix("relax.")] += 1
+
+    post_order_visit(function, visit)
+    return dict(sorted(counts.items()))
+
+
+def _provenance(graph: CapturedGraph, built: Sequence[BuiltModule]) -> manifest.Provenance:
+    versions = {"tvm": tvm.__version__, "python": platform.python_version()}
+    for one in built:
+        versions.update(one.room.versions)
+    return manifest.Provenance(
+        compiler=f"nexus-compiler {metadata.version('nexus-compiler')}",
+        source_kind=graph.source.kind,
+        source_name=graph.source.name,
+        source_sha256=graph.source.sha256,
+        # The kind of machine, not its name: two of one kind give the same bytes.
+        host=f"{platform.system()} {platform.machine()}",
+        versions=dict(sorted(versions.items())),
+        options={},
+    )

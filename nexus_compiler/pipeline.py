@@ -1,0 +1,135 @@
+"""The way of a model: capture, passes, store, codegen, artifact. `compile` is that sentence as code."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tvm import IRModule
+
+from nexus_compiler import targets as target_table
+from nexus_compiler.codegen import package
+from nexus_compiler.codegen.door import Plan, Room, Unit, room_for
+from nexus_compiler.frontend import capture
+from nexus_compiler.frontend.graph import CapturedGraph
+from nexus_compiler.ir.fingerprint import Fingerprint
+from nexus_compiler.passes import base, pipelines
+from nexus_compiler.store.local import LocalStore
+from nexus_compiler.targets import TargetSpec
+from nexus_runtime.artifact import Artifact
+from nexus_runtime.errors import TargetError
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """How to compile. None of these changes the artifact.
+
+    Attributes:
+        store: where objects are kept; by default the user's cache directory.
+        jobs: objects that are built at once; by default one a core.
+        hooks: called after every pass (dump, time, verify).
+        progress: told how far the build is.
+    """
+
+    store: LocalStore = field(default_factory=LocalStore)
+    jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    hooks: Sequence[base.Hook] = ()
+    progress: Progress = lambda what, done, total: None
+
+
+def compile(
+    model: Any,
+    *,
+    targets: Sequence[str] = ("native",),
+    shapes: Mapping[str, Sequence[int | str | None]] | None = None,
+    options: CompileOptions | None = None,
+) -> Artifact:
+    """Compile a model for every target of `targets`.
+
+    Args:
+        model: path of an ONNX file, an `onnx.ModelProto`, a `GraphBuilder` or a captured graph.
+        targets: names that `nexusc targets` lists.
+        shapes: sizes of inputs by name; None keeps a dimension as the model has it.
+        options: where and how to build; never changes the result.
+
+    Returns:
+        The artifact; `.save(path)` writes it, `nexus_runtime.load` loads it.
+
+    Raises:
+        CaptureError: the model cannot be read, or holds an operator that Nexus lacks.
+        ShapeError: `shapes` does not fit the model.
+        TargetError: a target is unknown, or its tools are not installed.
+    """
+    options = options or CompileOptions()
+    rooms = [_prepare(name) for name in _distinct(targets)]
+    options.progress("capture", 0, 1)
+    graph = capture(model, shapes=shapes)
+    options.progress("capture", 1, 1)
+    module = base.run(graph.module, pipelines.common(), options.hooks)
+    built = [_build_target(module, graph, target, room, options) for target, room in rooms]
+    return package.assemble(graph, module, built)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    if not names:
+        raise TargetError("no target is given", hint="for this machine: --target native")
+    return list(dict.fromkeys(names))
+
+
+def _prepare(name: str) -> tuple[TargetSpec, Room]:
+    target = target_table.load(name)
+    room = room_for(target)
+    return room.resolve(target), room
+
+
+def _build_target(
+    module: IRModule, graph: CapturedGraph, target: TargetSpec, room: Room, options: CompileOptions
+) -> package.BuiltModule:
+    passes = room.pipeline(target)
+    lowered = base.run(module, passes, options.hooks)
+    plan = room.cut(lowered, graph.signature, target)
+    factors = (*room.versions, *target.factors())
+    objects = _build_units(plan, target, room, factors, options)
+    return package.BuiltModule(
+        target=target,
+        room=room,
+        data=room.link(plan, {name: data for name, (data, _) in objects.items()}, target),
+        objects={name: (key, len(data)) for name, (data, key) in objects.items()},
+        factors=(*factors, *base.factors((*pipelines.common(), *passes))),
+    )
+
+
+def _build_units(
+    plan: Plan,
+    target: TargetSpec,
+    room: Room,
+    factors: tuple[tuple[str, str], ...],
+    options: CompileOptions,
+) -> dict[str, tuple[bytes, str]]:
+    """Objects and their keys by unit name, from the store or built on `options.jobs` threads.
+
+    The passes are no factor here: a unit's content is what they made, so that a change of a pass
+    that leaves a kernel as it was rebuilds nothing.
+    """
+
+    def build(unit: Unit) -> tuple[str, bytes, str]:
+        key = Fingerprint((("content", unit.content.decode()), *factors)).digest
+        data, _ = options.store.get_or_build(key, lambda: room.build(unit, target))
+        return unit.name, data, key
+
+    what, total = f"build {target.name}", len(plan.units)
+    found: dict[str, tuple[bytes, str]] = {}
+    options.progress(what, 0, total)
+    with concurrent.futures.ThreadPoolExecutor(max(1, options.jobs)) as pool:
+        futures = [pool.submit(build, unit) for unit in plan.units]
+        for future in concurrent.futures.as_completed(futures):
+            name, data, key = future.result()
+            found[name] = (data, key)
+            options.progress(what, len(found), total)
+    return found
