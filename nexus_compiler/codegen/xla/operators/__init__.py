@@ -1,0 +1,1 @@
+"""Handlers of Relax operators, one file per family."""
