@@ -1,0 +1,72 @@
+"""Operators that ONNX itself defines by other operators, and functions that a model brings along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import onnx
+
+from nexus_compiler.frontend.onnx.registry import plain_domain
+
+Functions = Mapping[tuple[str, str], onnx.FunctionProto]
+
+
+def local(model: onnx.ModelProto) -> Functions:
+    """The functions that `model` brings along, by domain and name."""
+    return {(plain_domain(f.domain), f.name): f for f in model.functions}
+
+
+def has_body(domain: str, name: str, opset: int) -> bool:
+    """Whether ONNX defines the operator by others."""
+    try:
+        schema = onnx.defs.get_schema(name, opset, domain)
+    except onnx.defs.SchemaError:
+        return False
+    return schema.has_function or schema.has_context_dependent_function
+
+
+def body(
+    node: onnx.NodeProto, opset: int, inputs: Iterable[onnx.TypeProto]
+) -> onnx.FunctionProto | None:
+    """ONNX's own definition of the operator of `node`, None where there is none for it."""
+    schema = onnx.defs.get_schema(node.op_type, opset, plain_domain(node.domain))
+    data = b""
+    if versions := [v for v in schema.function_opset_versions if v <= opset]:
+        data = schema.get_function_with_opset_version(max(versions)).SerializeToString()
+    elif versions := [v for v in schema.context_dependent_function_opset_versions if v <= opset]:
+        types = [kind.SerializeToString() for kind in inputs]
+        data = schema.get_context_dependent_function_with_opset_version(
+            max(versions), node.SerializeToString(), types
+        )
+    return onnx.FunctionProto.FromString(data) if data else None
+
+
+def instantiate(
+    function: onnx.FunctionProto, node: onnx.NodeProto, opset: int
+) -> list[onnx.NodeProto]:
+    """The nodes of `function` with the attributes of the call `node` put in."""
+    given = {a.name: a for a in function.attribute_proto}
+    if has_body(plain_domain(node.domain), node.op_type, opset):
+        schema = onnx.defs.get_schema(node.op_type, opset, plain_domain(node.domain))
+        given |= {
+            name: a.default_value for name, a in schema.attributes.items() if a.default_value.type
+        }
+    given |= {a.name: a for a in node.attribute}
+    return [_fill(inner, given) for inner in function.node]
+
+
+def _fill(node: onnx.NodeProto, given: Mapping[str, onnx.AttributeProto]) -> onnx.NodeProto:
+    filled = onnx.NodeProto()
+    filled.CopyFrom(node)
+    del filled.attribute[:]
+    for attribute in node.attribute:
+        if attribute.ref_attr_name and attribute.ref_attr_name not in given:
+            continue
+        copy = filled.attribute.add()
+        copy.CopyFrom(given[attribute.ref_attr_name] if attribute.ref_attr_name else attribute)
+        copy.name = attribute.name
+        for graph in [copy.g] if copy.HasField("g") else copy.graphs:
+            nodes = [_fill(inner, given) for inner in graph.node]
+            del graph.node[:]
+            graph.node.extend(nodes)
+    return filled

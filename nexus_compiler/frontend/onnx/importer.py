@@ -1,0 +1,249 @@
+"""Walks an ONNX graph and builds the Relax function."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+from tvm import relax
+
+from nexus_compiler.frontend.graph import CapturedGraph
+from nexus_compiler.frontend.onnx import functions, host, inputs, model, support
+from nexus_compiler.frontend.onnx.node import Node
+from nexus_compiler.frontend.onnx.registry import handlers, plain_domain
+from nexus_compiler.frontend.onnx.sizes import Sizes, expression, text
+from nexus_compiler.frontend.onnx.values import (
+    CODE_ELEMENTS,
+    Host,
+    Value,
+    is_float,
+    read_tensor,
+)
+from nexus_runtime.errors import CaptureError, NexusError
+from nexus_runtime.signature import FunctionSpec, Signature, TensorSpec
+
+
+def capture(
+    model: str | Path | onnx.ModelProto,
+    *,
+    shapes: inputs.Shapes | None = None,
+    name: str = "",
+) -> CapturedGraph:
+    """Turn an ONNX model into Relax.
+
+    Args:
+        model: a file, or the model itself.
+        shapes: for an input, its shape: an int fixes a symbolic dimension, a str renames it, None
+            keeps it.
+        name: what to call the model; by default the file's name.
+
+    Raises:
+        CaptureError: the model cannot be read, or is not valid.
+        UnsupportedOperator: it holds operators that have no translation.
+        ShapeError: `shapes` does not fit the model, or the model's shapes do not fit each other.
+    """
+    return _capture(model, shapes or {}, name)
+
+
+def _capture(
+    source: str | Path | onnx.ModelProto, shapes: inputs.Shapes, name: str
+) -> CapturedGraph:
+    proto, origin = model.load(source, name)
+    support.check_operators(proto)
+    model.check(proto, origin.name)
+    importer = Importer(functions.local(proto))
+    specs = inputs.specs(proto.graph, shapes)
+    known = inputs.variables(specs, importer.sizes)
+    parameters = [
+        relax.Var(
+            spec.name,
+            relax.TensorType(
+                [expression(known[d]) if isinstance(d, str) else d for d in spec.shape], spec.dtype
+            ),
+        )
+        for spec in specs
+    ]
+    scope = Scope({plain_domain(o.domain): o.version for o in proto.opset_import})
+    scope.values.update(zip((spec.name for spec in specs), parameters))
+    module, outputs = importer.build(proto.graph, scope, parameters)
+    entry = FunctionSpec("main", tuple(specs), tuple(outputs), tuple(importer.parameters))
+    arrays = {key: array for key, (_, array) in importer.parameters.items()}
+    weights = tuple(TensorSpec(key, a.dtype.name, a.shape) for key, a in arrays.items())
+    return CapturedGraph(module, Signature((entry,), weights), arrays, origin)
+
+
+@dataclass
+class Scope:
+    """The names that a graph, or the body of a function or branch, can see."""
+
+    opsets: Mapping[str, int]
+    values: dict[str, Value | None] = field(default_factory=dict[str, Value | None])
+    outer: Scope | None = None
+
+    def lookup(self, name: str) -> Value | None:
+        """The value called `name`; None for "", which stands for an absent input."""
+        if not name:
+            return None
+        if name in self.values:
+            return self.values[name]
+        if self.outer is None:
+            raise CaptureError(f"no node makes the value '{name}'", hint="export the model again")
+        return self.outer.lookup(name)
+
+
+class Importer:
+    """The state of one import.
+
+    Attributes:
+        sizes: arithmetic on the symbolic dimensions of this model.
+        parameters: the weights that the code uses, in order of first use.
+    """
+
+    def __init__(self, local: functions.Functions) -> None:
+        self.sizes = Sizes()
+        self.parameters: dict[str, tuple[relax.Var, np.ndarray]] = {}
+        self._builder = relax.BlockBuilder()
+        self._functions = local
+
+    def build(
+        self, graph: onnx.GraphProto, scope: Scope, parameters: Sequence[relax.Var]
+    ) -> tuple[object, list[TensorSpec]]:
+        """The module with the function "main", and what it returns."""
+        builder = self._builder
+        with builder.function("main", list(parameters)):
+            with builder.dataflow():
+                values = [self.tensor(value) for value in self.run_graph(graph, scope)]
+                results = builder.emit_output(relax.Tuple(values))
+            builder.emit_func_output(results)
+        function = builder.get()["main"]
+        weights = [variable for variable, _ in self.parameters.values()]
+        # Which weights are used shows only at the end, hence a second function object.
+        whole = relax.Function(
+            [*function.params, *weights],
+            function.body,
+            function.ret_ty,
+            function.is_pure,
+            function.attrs,
+        )
+        module = builder.get()
+        module.update_func(module.get_global_var("main"), whole)
+        names = [value.name for value in graph.output]
+        return module, [self._spec(name, value) for name, value in zip(names, values)]
+
+    def _spec(self, name: str, value: relax.Expr) -> TensorSpec:
+        shape = value.ty.shape
+        if shape is None:
+            raise CaptureError(
+                f"the shape of output '{name}' cannot be told", hint="fix the inputs with `shapes=`"
+            )
+        dims = tuple(text(size) for size in self.sizes.shape(shape.values))
+        return TensorSpec(name, str(value.ty.dtype.dtype), dims)
+
+    # Walking
+    def run_graph(self, graph: onnx.GraphProto, scope: Scope) -> list[Value]:
+        """Import `graph` in `scope` and return its outputs."""
+        for tensor in graph.initializer:
+            array = read_tensor(tensor)
+            weight = is_float(array.dtype.name) and array.ndim > 0
+            scope.values[tensor.name] = Host(array, array.dtype.name, tensor.name, weight)
+        if graph.sparse_initializer:
+            raise CaptureError("the model has sparse weights", hint="export it with dense weights")
+        wanted = [value.name for value in graph.output]
+        return self.run(support.needed(graph.node, wanted), wanted, scope)
+
+    def run(
+        self, nodes: Iterable[onnx.NodeProto], wanted: Iterable[str], scope: Scope
+    ) -> list[Value]:
+        """Import `nodes` in `scope` and return the values of the names `wanted`."""
+        for proto in nodes:
+            node = Node(proto, scope, self)
+            results = self._translate(node)
+            for name, value in zip(proto.output, results):
+                scope.values[name] = self._bind(value, name)
+        outputs = [scope.lookup(name) for name in wanted]
+        return [value for value in outputs if value is not None]
+
+    def _translate(self, node: Node) -> Sequence[Value]:
+        if (known := host.evaluate(node)) is not None:
+            return known
+        handler = handlers().get((node.domain, node.kind))
+        if handler is None or (node.domain, node.kind) in self._functions:
+            return self._call(node)
+        try:
+            results = handler(node)
+        except NexusError:
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+            raise _from_tvm(node, error) from error
+        results = [results] if isinstance(results, relax.Expr | Host) else list(results)
+        node.finish(results)
+        return results
+
+    def _call(self, node: Node) -> Sequence[Value]:
+        """Import the body of a function in the node's place."""
+        function = self._functions.get((node.domain, node.kind))
+        if function is None:
+            kinds = [support.type_proto(node, i) for i in range(len(node))]
+            function = functions.body(node.proto, node.opset, kinds)
+        if function is None:
+            raise node.refuse("there is no handler for it, and ONNX defines it by no others")
+        opsets = {plain_domain(o.domain): o.version for o in function.opset_import}
+        scope = Scope({**node.scope.opsets, **opsets})
+        scope.values.update(dict.fromkeys(function.input))
+        scope.values.update(zip(function.input, node.values))
+        nodes = functions.instantiate(function, node.proto, node.opset)
+        asked = list(function.output)[: node.outputs]
+        return self.run(support.needed(nodes, asked), asked, scope)
+
+    # Making values
+    def emit(self, expr: relax.Expr, name: str = "") -> relax.Var:
+        """Bind `expr` to a new variable."""
+        if isinstance(expr, relax.Var):
+            return expr
+        return self._builder.emit(expr, re.sub(r"\W+", "_", name).strip("_"))
+
+    def match(self, tensor: relax.Expr, shape: Sequence[object]) -> relax.Var:
+        """`tensor`, which is checked to have `shape` whenever the model runs."""
+        kind = relax.TensorType([expression(size) for size in shape], tensor.ty.dtype)
+        return self._builder.match_cast(tensor, kind)
+
+    def _bind(self, value: Value, name: str) -> Value:
+        return value.named(name) if isinstance(value, Host) else self.emit(value, name)
+
+    def tensor(self, value: Value) -> relax.Expr:
+        """A value as a tensor: a host value becomes a parameter, a constant, or code."""
+        if isinstance(value, relax.Expr):
+            return value
+        if value.symbolic:
+            flat = relax.ShapeExpr([expression(size) for size in value.array.reshape(-1)])
+            tensor = self.emit(relax.op.shape_to_tensor(flat))
+            tensor = self.emit(relax.op.reshape(tensor, value.array.shape))
+            return self.emit(relax.op.astype(tensor, value.dtype))
+        if value.weight or value.array.size > CODE_ELEMENTS:
+            return self._parameter(value)
+        return relax.const(
+            np.ascontiguousarray(value.array).reshape(value.array.shape), value.dtype
+        )
+
+    def _parameter(self, value: Host) -> relax.Var:
+        name = value.name or f"constant_{len(self.parameters)}"
+        while name in self.parameters:
+            variable, array = self.parameters[name]
+            if array is value.array:
+                return variable
+            name += "_"
+        variable = relax.Var(name, relax.TensorType(value.array.shape, value.dtype))
+        self.parameters[name] = variable, value.array
+        return variable
+
+
+def _from_tvm(node: Node, error: Exception) -> CaptureError:
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return CaptureError(
+        f"{node} (opset {node.opset}) does not fit its inputs: {reason[-1]}",
+        hint="check the model with ONNX's shape inference; if it is right, report this",
+    )

@@ -1,0 +1,63 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+from tvm import relax
+
+from nexus_compiler.frontend.onnx.broadcast import align
+from nexus_compiler.frontend.onnx.node import Node
+from nexus_compiler.frontend.onnx.registry import op
+from nexus_compiler.frontend.onnx.values import Value
+
+R = relax.op
+
+
+@op("MatMul")
+def matmul(node: Node) -> Value:
+    """NumPy's matmul."""
+    a, b = node.tensors()
+    if node.rank(a) > 2 and node.rank(b) > 2:
+        a, b = align(node, [a, b], skip=2)
+    return R.matmul(*_inner(node, a, b))
+
+
+def _inner(node: Node, a: relax.Expr, b: relax.Expr) -> tuple[relax.Expr, relax.Expr]:
+    """Both, with the contracted axis provably of one size."""
+    left, right = node.shape(a), node.shape(b)
+    axis = max(len(right) - 2, 0)
+    if node.sizes.equal(left[-1], right[axis]):
+        return a, b
+    if isinstance(right[axis], int):
+        return node.importer.match(a, [*left[:-1], right[axis]]), b
+    right[axis] = left[-1]
+    return a, node.importer.match(b, right)
+
+
+@op("Gemm")
+def gemm(node: Node) -> Value:
+    """alpha * A @ B + beta * C."""
+    a, b = node.tensor(0), node.tensor(1)
+    if node.attr("transA"):
+        a = node.emit(R.permute_dims(a))
+    if node.attr("transB"):
+        b = node.emit(R.permute_dims(b))
+    node.ignore("broadcast")  # before opset 7; without it C has the full shape anyway
+    product = _scaled(node, R.matmul(*_inner(node, a, b)), node.attr("alpha"))
+    beta = node.attr("beta")
+    if not node.has(2):
+        return product
+    return R.add(product, _scaled(node, node.tensor(2), beta))
+
+
+def _scaled(node: Node, tensor: relax.Expr, factor: float) -> relax.Expr:
+    tensor = node.emit(tensor)
+    return tensor if factor == 1 else R.multiply(tensor, node.scalar(factor, node.dtype(tensor)))
+
+
+@op("Einsum")
+def einsum(node: Node) -> Value:
+    """A sum of products, by Einstein's notation."""
+    equation = node.attr("equation").replace(" ", "")
+    if "..." in equation:
+        raise node.refuse("its equation has an ellipsis", "name every axis")
+    return R.einsum(relax.Tuple(node.tensors()), equation)

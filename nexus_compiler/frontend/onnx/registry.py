@@ -1,0 +1,56 @@
+"""Which operators have a handler. Each family is a file of handlers, imported on first use."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+from nexus_compiler.frontend.onnx.values import Value
+
+if TYPE_CHECKING:
+    from nexus_compiler.frontend.onnx.node import Node
+
+Handler = Callable[["Node"], Value | Sequence[Value]]
+
+FAMILIES = (
+    "activation",
+    "constant",
+    "control",
+    "conv",
+    "elementwise",
+    "index",
+    "matmul",
+    "movement",
+    "normalize",
+    "pool",
+    "reduce",
+    "resize",
+)
+
+_HANDLERS: dict[tuple[str, str], Handler] = {}
+
+
+def op(*names: str, domain: str = "") -> Callable[[Handler], Handler]:
+    """Decorator: the function translates these operators of `domain`, for every opset version."""
+
+    def register(handler: Handler) -> Handler:
+        for name in names:
+            _HANDLERS[domain, name] = handler
+        return handler
+
+    return register
+
+
+@cache
+def handlers() -> dict[tuple[str, str], Handler]:
+    """All handlers by (domain, operator)."""
+    for family in FAMILIES:
+        importlib.import_module(f"nexus_compiler.frontend.onnx.{family}")
+    return _HANDLERS
+
+
+def plain_domain(domain: str) -> str:
+    """ONNX writes its own domain in two ways."""
+    return "" if domain == "ai.onnx" else domain

@@ -1,0 +1,136 @@
+"""Arithmetic on sizes: integers and symbolic expressions over the dimensions of the inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from tvm import tirx
+from tvm.sym import Analyzer, ConstIntBound
+
+Size = Any
+"""An `int`, or a TVM expression (int64) over the symbolic dimensions of the inputs."""
+
+
+class Sizes:
+    """Simplifies and compares sizes, knowing that every dimension of an input is at least 1."""
+
+    def __init__(self) -> None:
+        self._analyzer = Analyzer()
+
+    def variable(self, name: str) -> tirx.Var:
+        """A new symbolic dimension."""
+        variable = tirx.Var(name, "int64")
+        self._analyzer.update(variable, ConstIntBound(1, ConstIntBound.POS_INF))
+        return variable
+
+    def simple(self, size: Size) -> Size:
+        """`size` as an `int` where it is one, else simplified."""
+        if isinstance(size, tirx.IntImm):
+            return int(size)
+        if isinstance(size, int):
+            return size
+        size = self._analyzer.simplify(size)
+        return int(size) if isinstance(size, tirx.IntImm) else size
+
+    def shape(self, sizes: Iterable[Size]) -> list[Size]:
+        """Every one of `sizes` simplified."""
+        return [self.simple(size) for size in sizes]
+
+    def equal(self, a: Size, b: Size) -> bool | None:
+        """Whether `a` and `b` are the same size; None where that depends on the input."""
+        return self._decide(a, b, lambda x, y: x == y, lambda x, y: x != y)
+
+    def less(self, a: Size, b: Size) -> bool | None:
+        """Whether `a` is below `b`; None where that depends on the input."""
+        return self._decide(a, b, lambda x, y: x < y, lambda x, y: x >= y)
+
+    def _decide(
+        self, a: Size, b: Size, holds: Callable[[Any, Any], Any], fails: Callable[[Any, Any], Any]
+    ) -> bool | None:
+        if isinstance(a, int) and isinstance(b, int):
+            return bool(holds(a, b))
+        a, b = expression(a), expression(b)
+        if self._analyzer.can_prove(holds(a, b)):
+            return True
+        return False if self._analyzer.can_prove(fails(a, b)) else None
+
+    def floordiv(self, a: Size, b: Size) -> Size:
+        """`a // b`."""
+        return self.simple(a // b)
+
+    def truncdiv(self, a: Size, b: Size) -> Size:
+        """`a / b` towards zero, as ONNX divides integers."""
+        if isinstance(a, int) and isinstance(b, int):
+            return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
+        if self.less(a, 0) is False and self.less(b, 1) is False:
+            return self.floordiv(a, b)
+        return self.simple(tirx.truncdiv(expression(a), expression(b)))
+
+    def minimum(self, a: Size, b: Size) -> Size:
+        """The smaller of two sizes."""
+        if (below := self.less(a, b)) is not None:
+            return a if below else b
+        return self.simple(tirx.min(expression(a), expression(b)))
+
+    def maximum(self, a: Size, b: Size) -> Size:
+        """The larger of two sizes."""
+        if (below := self.less(a, b)) is not None:
+            return b if below else a
+        return self.simple(tirx.max(expression(a), expression(b)))
+
+    def product(self, sizes: Iterable[Size]) -> Size:
+        """The product of `sizes`."""
+        result: Size = 1
+        for size in sizes:
+            result = result * size
+        return self.simple(result)
+
+    def quotient(self, whole: Sequence[Size], known: Sequence[Size]) -> Size:
+        """`prod(whole) / prod(known)`, known to be exact: equal factors cancel, not only divide."""
+        left, right = list(whole), list[Size]()
+        for factor in known:
+            places = (place for place, other in enumerate(left) if self.equal(factor, other))
+            if (place := next(places, None)) is None:
+                right.append(factor)
+            else:
+                del left[place]
+        divisor = self.product(right)
+        if isinstance(divisor, int) and divisor == 0:
+            return 0
+        return self.floordiv(self.product(left), divisor)
+
+
+def expression(size: Size) -> Any:
+    """`size` as a TVM expression."""
+    return tirx.IntImm("int64", size) if isinstance(size, int) else size
+
+
+def is_symbolic(size: Size) -> bool:
+    """Whether `size` depends on the shapes of the inputs."""
+    return not isinstance(size, int)
+
+
+_SYMBOLS: dict[str, tuple[str, int]] = {
+    "Add": ("+", 1),
+    "Sub": ("-", 1),
+    "Mul": ("*", 2),
+    "FloorDiv": ("//", 2),
+    "FloorMod": ("%", 2),
+}
+
+
+def text(size: Size, outer: int = 0) -> int | str:
+    """`size` as signatures write it: an int, or a Python expression over dimension names."""
+    if isinstance(size, int | tirx.IntImm):
+        return int(size)
+    if isinstance(size, tirx.Var):
+        return str(size.name)
+    kind = type(size).__name__
+    if kind in {"Min", "Max"}:
+        return f"{kind.lower()}({text(size.a)}, {text(size.b)})"
+    if kind not in _SYMBOLS:
+        return str(size)
+    symbol, strength = _SYMBOLS[kind]
+    line = f"{text(size.a, strength)} {symbol} {text(size.b, strength + 1)}"
+    return f"({line})" if strength < outer else line

@@ -1,0 +1,100 @@
+"""Which nodes an output needs, and whether all of their operators can be translated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import onnx
+
+from nexus_compiler.frontend.onnx import functions
+from nexus_compiler.frontend.onnx.registry import handlers, plain_domain
+from nexus_compiler.frontend.onnx.values import ELEMENT_TYPES
+from nexus_runtime.errors import UnsupportedOperator
+
+if TYPE_CHECKING:
+    from nexus_compiler.frontend.onnx.node import Node
+
+
+def needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
+    """Those of `nodes`, in their order, on which `outputs` depend."""
+    wanted = set(outputs)
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted |= _read(node)
+    return kept[::-1]
+
+
+def _read(node: onnx.NodeProto) -> set[str]:
+    """The names that `node` reads, also those from inside its branches."""
+    names = set(node.input)
+    for graph in _graphs(node):
+        names |= {value.name for value in graph.output}
+        for inner in graph.node:
+            names |= _read(inner)
+    return names
+
+
+def _graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def check_operators(model: onnx.ModelProto) -> None:
+    """Check that all operators that the outputs of `model` need can be translated.
+
+    Raises:
+        UnsupportedOperator: some cannot; the message lists all of them.
+    """
+    opsets = {plain_domain(o.domain): o.version for o in model.opset_import}
+    missing: dict[tuple[str, str], list[str]] = {}
+    outputs = [value.name for value in model.graph.output]
+    nodes = needed(model.graph.node, outputs)
+    for node in _missing(nodes, opsets, functions.local(model)):
+        label = node.name or next(iter(node.output), "")
+        missing.setdefault((plain_domain(node.domain), node.op_type), []).append(label)
+    if missing:
+        raise UnsupportedOperator(_listed(missing), hint=_HINT)
+
+
+_HINT = (
+    "export the model with other operators or another opset, or add a handler in "
+    "nexus_compiler/frontend/onnx (one function with @op)"
+)
+
+
+def _missing(
+    nodes: Iterable[onnx.NodeProto], opsets: Mapping[str, int], local: functions.Functions
+) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        key = plain_domain(node.domain), node.op_type
+        if key in local:
+            inner = {plain_domain(o.domain): o.version for o in local[key].opset_import}
+            yield from _missing(local[key].node, inner, local)
+        elif key not in handlers() and not functions.has_body(*key, opsets.get(key[0], 1)):
+            yield node
+        for graph in _graphs(node):
+            yield from _missing(graph.node, opsets, local)
+
+
+def _listed(missing: Mapping[tuple[str, str], Sequence[str]]) -> str:
+    lines = [
+        f"{f'{domain}::' if domain else ''}{kind} ({len(names)} times, first in node '{names[0]}')"
+        if len(names) > 1
+        else f"{f'{domain}::' if domain else ''}{kind} (once, in node '{names[0]}')"
+        for (domain, kind), names in sorted(missing.items())
+    ]
+    return f"{len(lines)} operators of the model have no translation: " + "; ".join(lines)
+
+
+def type_proto(node: Node, index: int) -> onnx.TypeProto:
+    """The type of an input as ONNX writes it, for definitions that depend on it."""
+    if not node.has(index):
+        return onnx.TypeProto()
+    numbers = {name: number for number, name in ELEMENT_TYPES.items()}
+    shape = [size if isinstance(size, int) else None for size in node.shape(index)]
+    return onnx.helper.make_tensor_type_proto(numbers[node.dtype(index)], shape)

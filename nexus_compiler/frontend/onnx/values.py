@@ -1,0 +1,115 @@
+"""What flows along the edges of an ONNX graph while it is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+from tvm import relax
+
+from nexus_runtime.errors import CaptureError
+
+CODE_ELEMENTS = 16
+"""Up to so many elements a constant goes into the code; above, it is a parameter."""
+
+ELEMENT_TYPES: dict[int, str] = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.UINT8: "uint8",
+    onnx.TensorProto.INT8: "int8",
+    onnx.TensorProto.UINT16: "uint16",
+    onnx.TensorProto.INT16: "int16",
+    onnx.TensorProto.INT32: "int32",
+    onnx.TensorProto.INT64: "int64",
+    onnx.TensorProto.BOOL: "bool",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.DOUBLE: "float64",
+    onnx.TensorProto.UINT32: "uint32",
+    onnx.TensorProto.UINT64: "uint64",
+    onnx.TensorProto.BFLOAT16: "bfloat16",
+}
+
+
+@dataclass(frozen=True)
+class Host:
+    """A value that is known while importing.
+
+    Attributes:
+        array: its elements; of dtype object where some are symbolic sizes.
+        dtype: its element type in ONNX, by NumPy's name.
+        name: what it is called if it becomes a parameter.
+        weight: it is a weight: a parameter wherever a tensor is needed, and never folded away.
+    """
+
+    array: np.ndarray
+    dtype: str
+    name: str = ""
+    weight: bool = False
+
+    @property
+    def symbolic(self) -> bool:
+        """Whether it holds sizes that depend on the inputs."""
+        return self.array.dtype == object
+
+    def named(self, name: str) -> Host:
+        """The same value with a name, unless it has one already."""
+        return self if self.name else replace(self, name=name)
+
+
+Value = relax.Expr | Host
+
+
+def host(array: Any, dtype: str = "") -> Host:
+    """A host value; an object array of nothing but numbers becomes a plain one."""
+    array = np.asarray(array)
+    dtype = dtype or array.dtype.name
+    if array.dtype == object and all(_is_number(item) for item in array.flat):
+        array = array.astype(numpy_dtype(dtype))
+    return Host(array, dtype)
+
+
+def _is_number(item: Any) -> bool:
+    return isinstance(item, int | float | bool | np.number | np.bool_)
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """NumPy's dtype, `ml_dtypes`' where NumPy has none."""
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+
+def element_type(number: int, what: str) -> str:
+    """The name of an ONNX element type.
+
+    Raises:
+        CaptureError: we do not carry such elements.
+    """
+    if number not in ELEMENT_TYPES:
+        kind = onnx.TensorProto.DataType.Name(number)  # pyright: ignore[reportArgumentType]
+        raise CaptureError(
+            f"{what} holds {kind} elements, which Nexus cannot compile",
+            hint="convert it to one of: " + ", ".join(ELEMENT_TYPES.values()),
+        )
+    return ELEMENT_TYPES[number]
+
+
+def read_tensor(tensor: onnx.TensorProto) -> np.ndarray:
+    """The array of a stored tensor.
+
+    Raises:
+        CaptureError: its element type or its bytes cannot be read.
+    """
+    dtype = element_type(tensor.data_type, f"tensor '{tensor.name}'")
+    try:
+        array = onnx.numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as error:
+        raise CaptureError(
+            f"tensor '{tensor.name}' is damaged: {error}", hint="export the model again"
+        ) from error
+    return np.ascontiguousarray(array, numpy_dtype(dtype)).reshape(tuple(tensor.dims))
+
+
+def is_float(dtype: str) -> bool:
+    """Whether `dtype` (a name) is a floating-point type."""
+    return "float" in dtype
