@@ -1,0 +1,201 @@
+"""Reverse-mode differentiation of one Relax function.
+
+TVM's own `Gradient` pass walks everything that the loss depends on, and stops at operators without a
+gradient even where no weight is behind them (the integers of a dropout mask). This one follows only
+*active* variables: those that depend on a wanted parameter. Operator gradients are TVM's
+(`FPrimalGradient`), and what is registered with `relax.op.base.register_gradient`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tvm import IRModule, relax
+from tvm.ir import Op
+
+from nexus_compiler.passes.base import Pass
+from nexus_runtime.errors import InternalError, UnsupportedOperator
+
+_GRADIENT = "FPrimalGradient"
+Adjoint = Any
+"""An expression, or for a tuple a list of adjoints; None where nothing has reached it yet."""
+
+
+@dataclass(frozen=True)
+class Differentiate(Pass):
+    """Append the gradients of a function's first result to what it returns.
+
+    `function(...) -> (loss, rest...)` becomes `-> (loss, rest..., gradient of each wanted one...)`.
+
+    Attributes:
+        function: the name of the function; its loss is a float scalar.
+        wanted: positions of the parameters to differentiate by.
+    """
+
+    name: ClassVar[str] = "differentiate"
+    leaves: ClassVar[str] = "captured"
+
+    function: str
+    wanted: tuple[int, ...]
+
+    def apply(self, module: IRModule) -> IRModule:
+        """Rewrite `function`; others stay as they are.
+
+        Raises:
+            UnsupportedOperator: an operator on the way to a wanted parameter has no gradient.
+        """
+        original = module[self.function]
+        block = relax.BlockBuilder()
+        params = list(original.params)
+        with block.function(self.function, params):
+            with block.dataflow():
+                output = block.emit_output(_differentiate(block, original, self.wanted))
+            block.emit_func_output(output)
+        updated = IRModule(dict(module.functions.items()), attrs=module.attrs)
+        updated.update_func(updated.get_global_var(self.function), block.get()[self.function])
+        return updated
+
+
+def _differentiate(
+    block: relax.BlockBuilder, function: relax.Function, wanted: tuple[int, ...]
+) -> relax.Tuple:
+    bindings = _bindings(function)
+    for binding in bindings:
+        block.emit_normalized(_as_local(binding))
+    results = list(_result(function, bindings).fields)
+    sources = [function.params[index] for index in wanted]
+    sweep = _Sweep(block, sources, bindings)
+    sweep.seed(results[0])
+    for binding in reversed(bindings):
+        sweep.step(binding)
+    return relax.Tuple([*results, *(sweep.gradient(source) for source in sources)])
+
+
+def _bindings(function: relax.Function) -> list[relax.VarBinding]:
+    blocks = function.body.blocks
+    if len(blocks) != 1 or not isinstance(blocks[0], relax.DataflowBlock):
+        raise InternalError("a function to differentiate must be one dataflow block")
+    bindings = list(blocks[0].bindings)
+    # The last binding is the tuple that is returned; the new function returns a longer one.
+    return bindings[:-1]
+
+
+def _result(function: relax.Function, bindings: list[relax.VarBinding]) -> relax.Tuple:
+    last = function.body.blocks[0].bindings[-1]
+    if not isinstance(last.value, relax.Tuple) or not last.var.same_as(function.body.body):
+        raise InternalError("a function to differentiate must end in the tuple that it returns")
+    return last.value
+
+
+def _as_local(binding: relax.VarBinding) -> relax.VarBinding:
+    if not isinstance(binding.var, relax.DataflowVar):
+        raise InternalError(f"'{binding.var.name}' leaves its dataflow block before the end")
+    return binding
+
+
+class _Sweep:
+    """The walk from the loss back: adjoints by variable."""
+
+    def __init__(
+        self,
+        block: relax.BlockBuilder,
+        sources: list[relax.Var],
+        bindings: list[relax.VarBinding],
+    ) -> None:
+        self._block = block
+        self._adjoints: dict[relax.Var, Adjoint] = {}
+        self._active: set[relax.Var] = set(sources)
+        for binding in bindings:
+            if any(variable in self._active for variable in _operands(binding.value)):
+                self._active.add(binding.var)
+
+    def seed(self, loss: relax.Var) -> None:
+        self._adjoints[loss] = self._block.emit(
+            relax.op.ones(relax.ShapeExpr([]), str(loss.ty.dtype))
+        )
+
+    def gradient(self, source: relax.Var) -> relax.Expr:
+        """The adjoint of `source`; zeros where the loss does not depend on it."""
+        found = self._adjoints.get(source)
+        return self._zeros(source.ty) if found is None else found
+
+    def step(self, binding: relax.VarBinding) -> None:
+        """Hand the adjoint of one binding on to its operands."""
+        adjoint = self._adjoints.get(binding.var)
+        if adjoint is None or binding.var not in self._active:
+            return
+        value = binding.value
+        if isinstance(value, relax.Call) and isinstance(value.op, Op):
+            self._call(binding.var, value, self._whole(adjoint, binding.var.ty))
+        elif isinstance(value, relax.Tuple | relax.Var):
+            self._add(value, adjoint)
+        elif isinstance(value, relax.TupleGetItem):
+            parts: list[Adjoint] = [None] * len(value.tuple_value.ty.fields)
+            parts[value.index] = adjoint
+            self._add(value.tuple_value, parts)
+        else:
+            raise InternalError(f"cannot differentiate a {type(value).__name__}: {value}")
+
+    def _call(self, variable: relax.Var, call: relax.Call, adjoint: relax.Expr) -> None:
+        if not any(operand in self._active for operand in _operands(call)):
+            return
+        rule = call.op.get_attr(_GRADIENT)
+        if rule is None:
+            raise UnsupportedOperator(
+                f"operator {call.op.name} has no gradient",
+                hint="register one with tvm.relax.op.base.register_gradient",
+            )
+        for operand, part in zip(call.args, rule(variable, call, adjoint, self._block)):
+            if any(variable in self._active for variable in _operands(operand)):
+                self._add(operand, part)
+
+    def _add(self, operand: relax.Expr, part: Adjoint) -> None:
+        """Add `part` to the adjoint of a variable, or of each field of a tuple."""
+        if part is None:
+            return
+        if isinstance(operand, relax.Tuple):
+            fields = part if isinstance(part, list) else list(part.fields)
+            for field, one in zip(operand.fields, fields):
+                self._add(field, one)
+        elif isinstance(operand, relax.Var) and operand in self._active:
+            self._adjoints[operand] = self._sum(self._adjoints.get(operand), part)
+
+    def _sum(self, old: Adjoint, new: Adjoint) -> Adjoint:
+        if old is None or new is None:
+            kept = new if old is None else old
+            return self._block.emit(kept) if isinstance(kept, relax.Call) else kept
+        if isinstance(old, list) or isinstance(new, list):
+            return [self._sum(a, b) for a, b in zip(_fields(old), _fields(new))]
+        return self._block.emit(relax.op.add(old, new))
+
+    def _whole(self, adjoint: Adjoint, ty: Any) -> relax.Expr:
+        """One expression of an adjoint that may lack fields."""
+        if not isinstance(adjoint, list):
+            return adjoint
+        return relax.Tuple(
+            [
+                self._zeros(field) if part is None else self._whole(part, field)
+                for part, field in zip(adjoint, ty.fields)
+            ]
+        )
+
+    def _zeros(self, ty: Any) -> relax.Expr:
+        return self._block.emit(relax.op.zeros(ty.shape, str(ty.dtype)))
+
+
+def _fields(adjoint: Adjoint) -> list[Adjoint]:
+    return adjoint if isinstance(adjoint, list) else list(adjoint.fields)
+
+
+def _operands(expression: relax.Expr) -> list[relax.Var]:
+    """The variables that `expression` reads."""
+    if isinstance(expression, relax.Var):
+        return [expression]
+    if isinstance(expression, relax.Tuple):
+        return [variable for field in expression.fields for variable in _operands(field)]
+    if isinstance(expression, relax.Call):
+        return [variable for argument in expression.args for variable in _operands(argument)]
+    if isinstance(expression, relax.TupleGetItem):
+        return _operands(expression.tuple_value)
+    return []
