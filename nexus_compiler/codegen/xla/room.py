@@ -71,10 +71,10 @@ class XlaRoom:
             TargetError: the target's options are wrong.
         """
         _options(target)
-        functions: Any = module.functions
+        whole: Any = module
         callees = {
             variable.name_hint: function
-            for variable, function in functions.items()
+            for variable, function in whole.functions.items()
             if isinstance(function, relax.Function)
         }
         units: dict[str, Unit] = {}

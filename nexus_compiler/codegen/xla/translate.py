@@ -58,8 +58,8 @@ class _Walk:
     def _learn(self, kind: Any, dims: Sequence[Any]) -> None:
         """Take the sizes of unbound symbolic dimensions from an actual shape."""
         shape = kind.shape if isinstance(kind, relax.TensorType) else kind
-        values = getattr(shape, "values", None)
-        for dim, size in zip(() if values is None else values, dims):
+        values: Any = getattr(shape, "values", None)
+        for dim, size in [] if values is None else zip(values, dims):
             if isinstance(dim, Var):
                 self.sizes.setdefault(dim, size)
 
