@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from tvm import relax
-
 from nexus_compiler.frontend.onnx.broadcast import align
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.registry import op
-from nexus_compiler.frontend.onnx.values import Value
-
-R = relax.op
+from nexus_compiler.frontend.onnx.values import R, Value
 
 
 @op("Relu")

@@ -10,13 +10,12 @@ from nexus_compiler.frontend.onnx.registry import op
 from nexus_compiler.frontend.onnx.values import (
     CODE_ELEMENTS,
     Host,
+    R,
     Value,
     element_type,
     host,
     is_float,
 )
-
-R = relax.op
 
 
 @op("Constant")

@@ -10,10 +10,8 @@ from nexus_compiler.frontend.onnx import windows
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.registry import op
 from nexus_compiler.frontend.onnx.sizes import Size
-from nexus_compiler.frontend.onnx.values import Value
+from nexus_compiler.frontend.onnx.values import R, Value
 from nexus_compiler.frontend.onnx.windows import Window
-
-R = relax.op
 
 _CONV = {1: R.nn.conv1d, 2: R.nn.conv2d, 3: R.nn.conv3d}
 _TRANSPOSE = {1: R.nn.conv1d_transpose, 2: R.nn.conv2d_transpose, 3: R.nn.conv3d_transpose}

@@ -11,9 +11,7 @@ from tvm import relax
 from nexus_compiler.frontend.onnx.broadcast import align
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.registry import op
-from nexus_compiler.frontend.onnx.values import Host, Value, element_type, is_float
-
-R = relax.op
+from nexus_compiler.frontend.onnx.values import Host, R, Value, element_type, is_float
 
 UNARY: dict[str, Callable[[relax.Expr], relax.Expr]] = {
     "Abs": R.abs,
@@ -120,7 +118,7 @@ def reciprocal(node: Node) -> Value:
 
 @op("Pow")
 def power(node: Node) -> Value:
-    """x ** y, of x's type. A square is a product: `pow` in a loop is slow, and its gradient worse."""
+    """x ** y, of x's type. A square is a product: `pow` is a slow call per element."""
     exponent = node.value(1)
     x = node.tensor(0)
     dtype = node.dtype(x)

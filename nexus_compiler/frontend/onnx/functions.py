@@ -1,8 +1,9 @@
-"""Operators that ONNX itself defines by other operators, and functions that a model brings along."""
+"""Operators that ONNX itself defines by others, and functions that a model brings along."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import onnx
 
@@ -16,20 +17,26 @@ def local(model: onnx.ModelProto) -> Functions:
     return {(plain_domain(f.domain), f.name): f for f in model.functions}
 
 
+def _schema(domain: str, name: str, opset: int) -> Any:
+    """ONNX's description of an operator, None where it has none."""
+    try:
+        return onnx.defs.get_schema(name, opset, domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
 def has_body(domain: str, name: str, opset: int) -> bool:
     """Whether ONNX defines the operator by others."""
-    try:
-        schema = onnx.defs.get_schema(name, opset, domain)
-    except onnx.defs.SchemaError:
-        return False
-    return schema.has_function or schema.has_context_dependent_function
+    schema = _schema(domain, name, opset)
+    return schema is not None and bool(schema.has_function or schema.has_context_dependent_function)
 
 
 def body(
     node: onnx.NodeProto, opset: int, inputs: Iterable[onnx.TypeProto]
 ) -> onnx.FunctionProto | None:
     """ONNX's own definition of the operator of `node`, None where there is none for it."""
-    schema = onnx.defs.get_schema(node.op_type, opset, plain_domain(node.domain))
+    if (schema := _schema(plain_domain(node.domain), node.op_type, opset)) is None:
+        return None
     data = b""
     if versions := [v for v in schema.function_opset_versions if v <= opset]:
         data = schema.get_function_with_opset_version(max(versions)).SerializeToString()
@@ -46,8 +53,7 @@ def instantiate(
 ) -> list[onnx.NodeProto]:
     """The nodes of `function` with the attributes of the call `node` put in."""
     given = {a.name: a for a in function.attribute_proto}
-    if has_body(plain_domain(node.domain), node.op_type, opset):
-        schema = onnx.defs.get_schema(node.op_type, opset, plain_domain(node.domain))
+    if schema := _schema(plain_domain(node.domain), node.op_type, opset):
         given |= {
             name: a.default_value for name, a in schema.attributes.items() if a.default_value.type
         }

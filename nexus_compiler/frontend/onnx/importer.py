@@ -6,22 +6,25 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-from tvm import relax
+from tvm import IRModule, relax
 
 from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_compiler.frontend.onnx import functions, host, inputs, model, support
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.registry import handlers, plain_domain
-from nexus_compiler.frontend.onnx.sizes import Sizes, expression, text
+from nexus_compiler.frontend.onnx.sizes import Size, Sizes, expression, text
 from nexus_compiler.frontend.onnx.values import (
     CODE_ELEMENTS,
     Host,
     Value,
     is_float,
     read_tensor,
+    tensor_type,
+    variable_of,
 )
 from nexus_runtime.errors import CaptureError, NexusError
 from nexus_runtime.signature import FunctionSpec, Signature, TensorSpec
@@ -57,16 +60,7 @@ def _capture(
     model.check(proto, origin.name)
     importer = Importer(functions.local(proto))
     specs = inputs.specs(proto.graph, shapes)
-    known = inputs.variables(specs, importer.sizes)
-    parameters = [
-        relax.Var(
-            spec.name,
-            relax.TensorType(
-                [expression(known[d]) if isinstance(d, str) else d for d in spec.shape], spec.dtype
-            ),
-        )
-        for spec in specs
-    ]
+    parameters = inputs.variables(specs, importer.sizes)
     scope = Scope({plain_domain(o.domain): o.version for o in proto.opset_import})
     scope.values.update(zip((spec.name for spec in specs), parameters))
     module, outputs = importer.build(proto.graph, scope, parameters)
@@ -111,7 +105,7 @@ class Importer:
 
     def build(
         self, graph: onnx.GraphProto, scope: Scope, parameters: Sequence[relax.Var]
-    ) -> tuple[object, list[TensorSpec]]:
+    ) -> tuple[IRModule, list[TensorSpec]]:
         """The module with the function "main", and what it returns."""
         builder = self._builder
         with builder.function("main", list(parameters)):
@@ -135,13 +129,13 @@ class Importer:
         return module, [self._spec(name, value) for name, value in zip(names, values)]
 
     def _spec(self, name: str, value: relax.Expr) -> TensorSpec:
-        shape = value.ty.shape
+        shape = tensor_type(value).shape
         if shape is None:
             raise CaptureError(
                 f"the shape of output '{name}' cannot be told", hint="fix the inputs with `shapes=`"
             )
         dims = tuple(text(size) for size in self.sizes.shape(shape.values))
-        return TensorSpec(name, str(value.ty.dtype.dtype), dims)
+        return TensorSpec(name, str(tensor_type(value).dtype.dtype), dims)
 
     # Walking
     def run_graph(self, graph: onnx.GraphProto, scope: Scope) -> list[Value]:
@@ -206,9 +200,10 @@ class Importer:
             return expr
         return self._builder.emit(expr, re.sub(r"\W+", "_", name).strip("_"))
 
-    def match(self, tensor: relax.Expr, shape: Sequence[object]) -> relax.Var:
+    def match(self, tensor: relax.Expr, shape: Sequence[Size]) -> relax.Var:
         """`tensor`, which is checked to have `shape` whenever the model runs."""
-        kind = relax.TensorType([expression(size) for size in shape], tensor.ty.dtype)
+        dims: Any = [expression(size) for size in shape]
+        kind = relax.TensorType(dims, tensor_type(tensor).dtype)
         return self._builder.match_cast(tensor, kind)
 
     def _bind(self, value: Value, name: str) -> Value:
@@ -236,7 +231,7 @@ class Importer:
             if array is value.array:
                 return variable
             name += "_"
-        variable = relax.Var(name, relax.TensorType(value.array.shape, value.dtype))
+        variable = variable_of(name, value.array.shape, value.dtype)
         self.parameters[name] = variable, value.array
         return variable
 

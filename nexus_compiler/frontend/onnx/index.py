@@ -7,10 +7,8 @@ from tvm import relax
 
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.registry import op
-from nexus_compiler.frontend.onnx.sizes import Size
-from nexus_compiler.frontend.onnx.values import Host, Value, host
-
-R = relax.op
+from nexus_compiler.frontend.onnx.sizes import ENDLESS, Size
+from nexus_compiler.frontend.onnx.values import Host, R, Value, host
 
 
 @op("Slice")
@@ -29,8 +27,19 @@ def slice_(node: Node) -> Value:
             low, high = (node.sizes.simple(size - 1 - place) for place in (low, high))
         begin.append(low)
         finish.append(node.sizes.maximum(low, high))
+    if all(step == 1 for step in steps) and _whole(node, shape, axes, begin, finish):
+        return x
     strides = [abs(step) for step in steps]
     return R.strided_slice(x, axes, begin, finish, strides, assume_inbound=True)
+
+
+def _whole(
+    node: Node, shape: list[Size], axes: list[int], begin: list[Size], finish: list[Size]
+) -> bool:
+    """Whether the slice takes everything."""
+    bounds = zip(axes, begin, finish)
+    equal = node.sizes.equal
+    return all(equal(low, 0) and equal(high, shape[axis]) for axis, low, high in bounds)
 
 
 def _slice_operands(node: Node, rank: int) -> tuple[list[Size], list[Size], list[int], list[int]]:
@@ -52,10 +61,10 @@ def _inside(node: Node, size: Size, place: Size, backwards: bool) -> Size:
         raise node.refuse(f"a bound, {place}, may be negative or not, depending on the input")
     if negative:
         lowest = -1 if backwards else 0
-        if isinstance(place, int) and place < -(1 << 30):
+        if isinstance(place, int) and place <= -ENDLESS:
             return lowest
         return sizes.maximum(sizes.simple(place + size), lowest)
-    if isinstance(place, int) and place > 1 << 30:
+    if isinstance(place, int) and place >= ENDLESS:
         return sizes.simple(size - 1) if backwards else size
     return sizes.minimum(place, sizes.simple(size - 1) if backwards else size)
 

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 
 import onnx
+from tvm import relax
 
-from nexus_compiler.frontend.onnx.sizes import Size, Sizes
-from nexus_compiler.frontend.onnx.values import element_type
+from nexus_compiler.frontend.onnx.sizes import Sizes
+from nexus_compiler.frontend.onnx.values import element_type, variable_of
 from nexus_runtime.errors import CaptureError, ShapeError, nearest
 from nexus_runtime.signature import Dim, TensorSpec
 
@@ -38,10 +39,14 @@ def specs(graph: onnx.GraphProto, shapes: Shapes) -> list[TensorSpec]:
     return [TensorSpec(name, dtype, tuple(settled[name])) for name, dtype in zip(names, dtypes)]
 
 
-def variables(inputs: Sequence[TensorSpec], sizes: Sizes) -> dict[str, Size]:
-    """One symbolic variable for each dimension name of `inputs`."""
+def variables(inputs: Sequence[TensorSpec], sizes: Sizes) -> list[relax.Var]:
+    """The Relax parameters for `inputs`; a dimension name is one variable wherever it occurs."""
     names = dict.fromkeys(dim for spec in inputs for dim in spec.shape if isinstance(dim, str))
-    return {name: sizes.variable(name) for name in names}
+    known = {name: sizes.variable(name) for name in names}
+    return [
+        variable_of(s.name, [known[d] if isinstance(d, str) else d for d in s.shape], s.dtype)
+        for s in inputs
+    ]
 
 
 def _dtype(value: onnx.ValueInfoProto) -> str:
@@ -57,7 +62,7 @@ def _own_shapes(values: Sequence[onnx.ValueInfoProto]) -> dict[str, list[Dim] | 
     raw = {value.name: _raw(value) for value in values}
     taken: dict[str, str] = {}  # sanitised name -> the name in the model
     result: dict[str, list[Dim] | None] = {}
-    for name, dims in raw.items():
+    for dims in raw.values():
         for dim in dims or ():
             if isinstance(dim, str) and dim:
                 _claim(dim, taken)

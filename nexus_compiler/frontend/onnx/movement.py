@@ -11,10 +11,8 @@ from nexus_compiler.frontend.onnx.broadcast import agree
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.registry import op
 from nexus_compiler.frontend.onnx.sizes import Size
-from nexus_compiler.frontend.onnx.values import Value
+from nexus_compiler.frontend.onnx.values import R, Value
 from nexus_runtime.errors import ShapeError
-
-R = relax.op
 
 
 @op("Reshape")
@@ -129,6 +127,8 @@ def expand(node: Node) -> Value:
     own = [1] * (rank - len(own)) + own
     wanted = [1] * (rank - len(wanted)) + wanted
     target = [_wider(node, a, b) for a, b in zip(own, wanted)]
+    if rank == node.rank(x) and all(node.sizes.equal(a, b) for a, b in zip(own, target)):
+        return x
     return R.broadcast_to(x, target)
 
 

@@ -15,7 +15,7 @@ from tvm import relax
 
 from nexus_compiler.frontend.onnx.registry import plain_domain
 from nexus_compiler.frontend.onnx.sizes import Size, Sizes
-from nexus_compiler.frontend.onnx.values import Host, Value, read_tensor
+from nexus_compiler.frontend.onnx.values import Host, Value, read_tensor, tensor_type
 from nexus_runtime.errors import CaptureError, ShapeError, UnsupportedOperator
 
 if TYPE_CHECKING:
@@ -144,10 +144,10 @@ class Node:
         value = self.value(of) if isinstance(of, int) else of
         if isinstance(value, Host):
             return list(value.array.shape)
-        shape = value.ty.shape
+        shape = tensor_type(value).shape
         if shape is None:
             raise self.refuse("the shape of its input cannot be told", "fix it with `shapes=`")
-        return self.sizes.shape(shape.values if hasattr(shape, "values") else shape.ty.values)
+        return self.sizes.shape(shape.values)
 
     def static(self, of: int | relax.Expr, why: str) -> list[int]:
         """The sizes of a tensor, all of which must be known."""
@@ -159,19 +159,19 @@ class Node:
     def rank(self, of: int | relax.Expr) -> int:
         """The number of dimensions of an input or tensor."""
         value = self.value(of) if isinstance(of, int) else of
-        return value.array.ndim if isinstance(value, Host) else int(value.ty.ndim)
+        return value.array.ndim if isinstance(value, Host) else int(tensor_type(value).ndim)
 
     def dtype(self, of: int | relax.Expr) -> str:
         """The element type of an input or tensor, by NumPy's name."""
         value = self.value(of) if isinstance(of, int) else of
-        return value.dtype if isinstance(value, Host) else str(value.ty.dtype.dtype)
+        return value.dtype if isinstance(value, Host) else str(tensor_type(value).dtype.dtype)
 
     # Making
     def emit(self, expr: relax.Expr) -> relax.Var:
         """Bind `expr`, so that its type is known."""
         return self.importer.emit(expr)
 
-    def scalar(self, number: float, dtype: str) -> relax.Expr:
+    def scalar(self, number: Any, dtype: str) -> relax.Expr:
         """A constant without dimensions."""
         return self.importer.tensor(Host(np.asarray(number).astype(dtype), dtype))
 

@@ -6,9 +6,8 @@ from tvm import relax
 
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.registry import op
-from nexus_compiler.frontend.onnx.values import Value
-
-R = relax.op
+from nexus_compiler.frontend.onnx.sizes import Size
+from nexus_compiler.frontend.onnx.values import R, Value
 
 
 @op("BatchNormalization")
@@ -53,6 +52,13 @@ def layer_norm(node: Node) -> list[Value]:
     return [result, mean, R.divide(node.scalar(1, dtype), R.sqrt(spread))]
 
 
+def _widened(node: Node, tensor: relax.Expr, inner: list[Size]) -> relax.Expr:
+    """A scale or bias of the size that TVM asks for; ONNX lets it broadcast."""
+    own = node.shape(tensor)
+    same = len(own) == len(inner) and all(node.sizes.equal(a, b) for a, b in zip(own, inner))
+    return tensor if same else node.emit(R.broadcast_to(tensor, inner))
+
+
 @op("RMSNormalization")
 def rms_norm(node: Node) -> Value:
     """Scaling by the root of the mean square."""
@@ -61,8 +67,7 @@ def rms_norm(node: Node) -> Value:
     axes = list(range(node.axis(rank), rank))
     if node.attr("stash_type") != 1:
         raise node.refuse("it computes its statistics in another type than float32")
-    if node.rank(scale) != len(axes):
-        scale = R.broadcast_to(scale, node.shape(x)[axes[0] :])
+    scale = _widened(node, scale, node.shape(x)[axes[0] :])
     return R.nn.rms_norm(x, scale, axes, node.attr("epsilon"))
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from tvm import relax
-
 from nexus_compiler.frontend.onnx import windows
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.registry import op
-from nexus_compiler.frontend.onnx.values import Value
-
-R = relax.op
+from nexus_compiler.frontend.onnx.values import R, Value
 
 _MAX = {1: R.nn.max_pool1d, 2: R.nn.max_pool2d, 3: R.nn.max_pool3d}
 _MEAN = {1: R.nn.avg_pool1d, 2: R.nn.avg_pool2d, 3: R.nn.avg_pool3d}

@@ -8,9 +8,8 @@ from tvm import relax
 
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.registry import op
-from nexus_compiler.frontend.onnx.values import Value, is_float
+from nexus_compiler.frontend.onnx.values import R, Value, is_float
 
-R = relax.op
 Reduction = Callable[[Node, relax.Expr, list[int], bool], relax.Expr]
 
 
@@ -69,7 +68,7 @@ def _reduced(node: Node, x: relax.Expr, axes: list[int], keep: bool) -> relax.Ex
 
 def _pointwise(node: Node, x: relax.Expr) -> relax.Expr:
     """A reduction over no axes: what is done to each element remains."""
-    if node.kind == "ReduceL1" or node.kind == "ReduceL2":
+    if node.kind in {"ReduceL1", "ReduceL2"}:
         return R.abs(x)
     if node.kind == "ReduceLogSum":
         return R.log(x)

@@ -11,9 +11,7 @@ from tvm import relax
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.registry import op
 from nexus_compiler.frontend.onnx.sizes import Size
-from nexus_compiler.frontend.onnx.values import Value
-
-R = relax.op
+from nexus_compiler.frontend.onnx.values import R, Value
 
 _METHODS = {"nearest": "nearest_neighbor", "linear": "linear", "cubic": "cubic"}
 _COORDINATES = {"half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"}

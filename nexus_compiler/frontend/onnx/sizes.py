@@ -12,8 +12,12 @@ Size = Any
 """An `int`, or a TVM expression (int64) over the symbolic dimensions of the inputs."""
 
 
+ENDLESS = 10**9
+"""No dimension is so long: exporters write this, or the largest integer, for "to the end"."""
+
+
 class Sizes:
-    """Simplifies and compares sizes, knowing that every dimension of an input is at least 1."""
+    """Simplifies and compares sizes; a dimension of an input is at least 1 and below `ENDLESS`."""
 
     def __init__(self) -> None:
         self._analyzer = Analyzer()
@@ -21,7 +25,7 @@ class Sizes:
     def variable(self, name: str) -> tirx.Var:
         """A new symbolic dimension."""
         variable = tirx.Var(name, "int64")
-        self._analyzer.update(variable, ConstIntBound(1, ConstIntBound.POS_INF))
+        self._analyzer.update(variable, ConstIntBound(1, ENDLESS - 1))
         return variable
 
     def simple(self, size: Size) -> Size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +11,11 @@ import numpy as np
 import onnx
 from tvm import relax
 
+from nexus_compiler.frontend.onnx.sizes import Size, expression
 from nexus_runtime.errors import CaptureError
+
+R: Any = relax.op
+"""Relax's operators. Untyped: TVM's annotations ask for what it does not take (`axes: Expr`)."""
 
 CODE_ELEMENTS = 16
 """Up to so many elements a constant goes into the code; above, it is a parameter."""
@@ -72,6 +77,17 @@ def host(array: Any, dtype: str = "") -> Host:
 
 def _is_number(item: Any) -> bool:
     return isinstance(item, int | float | bool | np.number | np.bool_)
+
+
+def tensor_type(tensor: relax.Expr) -> Any:
+    """The Relax type of a tensor: its `shape`, `ndim` and `dtype`, which the base class lacks."""
+    return tensor.ty
+
+
+def variable_of(name: str, shape: Sequence[Size], dtype: str) -> relax.Var:
+    """A Relax variable for a tensor."""
+    dims: Any = [expression(size) for size in shape]
+    return relax.Var(name, relax.TensorType(dims, dtype))
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
