@@ -103,7 +103,9 @@ CASES: dict[str, Case] = {
         whole(64, 2, low=-128, high=128, dtype="int8"),
     ),
     "linear": case(op.linear, floats(3, 5), floats(2, 5), floats(2)),
-    "einsum": case(lambda x, y: op.einsum((x, y), "bij,bkj->bik"), floats(2, 3, 4), floats(2, 5, 4)),
+    "einsum": case(
+        lambda x, y: op.einsum((x, y), "bij,bkj->bik"), floats(2, 3, 4), floats(2, 5, 4)
+    ),
     "outer": case(op.outer, floats(3), floats(4)),
 }
 SUITE = Suite(CASES)

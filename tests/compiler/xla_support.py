@@ -106,9 +106,7 @@ def build(module: IRModule, *names: str, target: str = "xla-cpu") -> bytes:
 
 
 def load(module: IRModule, *names: str, target: str = "xla-cpu") -> Executor:
-    return open_module(
-        build(module, *names, target=target), signature_of(*names), num_threads=None
-    )
+    return open_module(build(module, *names, target=target), signature_of(*names), num_threads=None)
 
 
 def tvm_runner(module: IRModule) -> Callable[[str, Sequence[np.ndarray]], list[np.ndarray]]:
@@ -121,9 +119,7 @@ def tvm_runner(module: IRModule) -> Callable[[str, Sequence[np.ndarray]], list[n
     return run
 
 
-def assert_equal(
-    actual: Sequence[np.ndarray], expected: Sequence[np.ndarray], tol: float
-) -> None:
+def assert_equal(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray], tol: float) -> None:
     assert len(actual) == len(expected)
     for one, other in zip(actual, expected):
         assert one.dtype == other.dtype
