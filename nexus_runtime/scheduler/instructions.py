@@ -49,7 +49,7 @@ class SendLease(Instruction, frozen=True, kw_only=True):
 
 
 class AcknowledgeResult(Instruction, frozen=True, kw_only=True):
-    """Tell the worker whether its result counts; where it does not, forget the result's blob."""
+    """Tell the worker whether its result counts; where it does not, forget the result."""
 
     worker: str
     lease: int
@@ -75,9 +75,10 @@ class PlanRound(Instruction, frozen=True, kw_only=True):
 
 
 class ShardResult(msgspec.Struct, frozen=True):
-    """Whose blob holds the sums of which rows."""
+    """Which worker's result, under which lease, holds the sums of which rows."""
 
     worker: str
+    lease: int
     start: int
     stop: int
     digest: str

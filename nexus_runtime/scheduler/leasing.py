@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
+from nexus_runtime.data import mask_seed
 from nexus_runtime.scheduler import events as ev
 from nexus_runtime.scheduler import instructions as do
 from nexus_runtime.scheduler.placement import Placement
 from nexus_runtime.scheduler.records import Round, Shard, Standing, Worker
-
-
-def mask_seed(seed: int, epoch: int) -> int:
-    """The seed (32 bits) of an epoch's dropout masks."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:4], "big")
 
 
 class LeaseBook:

@@ -217,8 +217,9 @@ class JobState:
                 step=current.number + 1,
                 count=current.count,
                 shards=tuple(
-                    do.ShardResult(shard.worker, shard.start, shard.stop, shard.digest)
-                    for shard in current.shards
+                    do.ShardResult(s.worker, s.lease.id, s.start, s.stop, s.digest)
+                    for s in current.shards
+                    if s.lease is not None
                 ),
             )
         )

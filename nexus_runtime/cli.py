@@ -1,0 +1,82 @@
+"""`nexus-agent`: what runs where the compiler is absent."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+
+import click
+
+from nexus_runtime.errors import NexusError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show Python's traceback of an error.")
+def agent(debug: bool) -> None:
+    """Let this machine's devices work for a Nexus scheduler."""
+
+
+@agent.command()
+@click.option("--scheduler", required=True, metavar="HOST:PORT", help="Where the scheduler is.")
+@click.option(
+    "--credentials",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory with ca.pem, cert.pem and key.pem, made by the scheduler.",
+)
+@click.option("--pool", required=True, help="The pool that this device belongs to.")
+@click.option("--name", help="The worker's name.  [default: the name in cert.pem]")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--memory-limit-samples", type=click.IntRange(1), help="Rows that fit at once.")
+def join(  # noqa: PLR0917 (click passes them by name)
+    scheduler: str,
+    credentials: Path,
+    pool: str,
+    name: str | None,
+    threads: int,
+    memory_limit_samples: int | None,
+) -> None:
+    """Work for a scheduler until its job is over."""
+    from nexus_runtime.scheduler.security import Credentials
+    from nexus_runtime.scheduler.worker import Worker, WorkerOptions
+
+    own = Credentials.read(credentials)
+    options = WorkerOptions(
+        scheduler=scheduler,
+        credentials=own,
+        pool=pool,
+        name=name or own.name,
+        threads=threads,
+        memory_limit_samples=memory_limit_samples,
+    )
+    Worker(options).run()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run `nexus-agent`; returns 0, 1 (the user can mend it) or 2 (a fault of ours)."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        agent.main(words, prog_name="nexus-agent", standalone_mode=False)
+    except click.ClickException as error:
+        return _complain(error.format_message(), "see `nexus-agent --help`", 1)
+    except (click.Abort, KeyboardInterrupt):
+        return _complain("interrupted", "", 1)
+    except Exception as error:
+        if "--debug" in words:
+            traceback.print_exc()
+        if isinstance(error, NexusError):
+            return _complain(error.message, error.hint, error.exit_status)
+        return _complain(f"{type(error).__name__}: {error}", "report this; --debug shows where", 2)
+    return 0
+
+
+def _complain(message: str, hint: str, status: int) -> int:
+    click.echo(f"error: {message}", err=True)
+    if hint:
+        click.echo(f"hint: {hint}", err=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Where workers are started: one file for each way, all with the same door (`base.Engine`)."""
