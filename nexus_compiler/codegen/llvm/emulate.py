@@ -1,3 +1,7 @@
 """placeholder to be replaced below"""
+
 DEBIAN_PACKAGES = {}
-def needs(target): return []
+
+
+def needs(target):
+    return []

@@ -88,4 +88,3 @@ def tvm_target(target: TargetSpec) -> tvm.target.Target:
     if features := options.get("features"):
         config["mattr"] = list(features)
     return tvm.target.Target(config)
-

@@ -68,7 +68,9 @@ class GraphBuilder:
         dims = tuple(_dim_name(axis) if dim is None else dim for axis, dim in enumerate(shape))
         return replace(self, source=TensorSpec(name, "float32", dims))
 
-    def dense(self, units: int, *, activation: str | None = None, bias: bool = True) -> GraphBuilder:
+    def dense(
+        self, units: int, *, activation: str | None = None, bias: bool = True
+    ) -> GraphBuilder:
         """A fully connected layer over the last dimension: (batch, ..., n) to (batch, ..., units)."""
         _positive("units", units)
         return self._then(layers.Dense(units, bias), "dense")._activated(activation)
@@ -155,7 +157,10 @@ class GraphBuilder:
 
     def summary(self) -> str:
         """A table of layers, output shapes and parameters, as text."""
-        rows = [("layer", "output", "parameters"), (self._input().name, _text(self._input().shape), "0")]
+        rows = [
+            ("layer", "output", "parameters"),
+            (self._input().name, _text(self._input().shape), "0"),
+        ]
         total = 0
         for step in self.steps:
             count = sum(int(np.prod(p.shape)) for p in step.parameters().values())

@@ -51,9 +51,7 @@ def forward(
 ) -> relax.Var:
     """Emit the first `steps` layers (all by default) on `value`; `randomness` makes it training."""
     for index, step in enumerate(builder.steps[:steps]):
-        own = {
-            name.removeprefix(f"{step.name}."): parameters[name] for name in step.parameters()
-        }
+        own = {name.removeprefix(f"{step.name}."): parameters[name] for name in step.parameters()}
         value = step.layer.emit(Emitter(block, own, index, randomness), value, step.shape)
     return value
 

@@ -100,9 +100,11 @@ class Dense(Layer):
         """`weight`, He-normal (He et al. 2015), and `bias`, zero."""
         features = _fixed(shape[-1])
         weight = Parameter((features, self.units), scale=(2 / features) ** 0.5)
-        return {"weight": weight, "bias": Parameter((self.units,))} if self.bias else {
-            "weight": weight
-        }
+        return (
+            {"weight": weight, "bias": Parameter((self.units,))}
+            if self.bias
+            else {"weight": weight}
+        )
 
     def emit(self, out: Emitter, value: relax.Var, shape: Shape) -> relax.Var:
         """A matmul and an add."""
@@ -130,9 +132,11 @@ class Conv2d(Layer):
         channels = _fixed(shape[1])
         fan_in = channels * self.kernel[0] * self.kernel[1]
         weight = Parameter((self.filters, channels, *self.kernel), scale=(2 / fan_in) ** 0.5)
-        return {"weight": weight, "bias": Parameter((self.filters,))} if self.bias else {
-            "weight": weight
-        }
+        return (
+            {"weight": weight, "bias": Parameter((self.filters,))}
+            if self.bias
+            else {"weight": weight}
+        )
 
     def emit(self, out: Emitter, value: relax.Var, shape: Shape) -> relax.Var:
         """A convolution and an add."""

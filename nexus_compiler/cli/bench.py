@@ -1,0 +1,109 @@
+"""`nexusc bench`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from nexus_compiler.cli import console, options
+from nexus_compiler.cli.loading import main_function
+from nexus_runtime.artifact import Artifact
+from nexus_runtime.errors import UserError
+
+
+@click.command("bench")
+@options.ARTIFACT
+@click.option(
+    "--against",
+    type=click.Choice(["onnxruntime"]),
+    help="Take turns with this peer; needs --model.",
+)
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="The model for the peer; by default the source file, beside the artifact or here.",
+)
+@click.option("--rounds", type=click.IntRange(min=1), default=100, show_default=True)
+@options.inputs
+@options.TARGET
+@options.THREADS
+@options.SEED
+@options.JSON
+def bench(
+    artifact: Path,
+    against: str | None,
+    model: Path | None,
+    rounds: int,
+    given: tuple[str, ...],
+    dims: tuple[str, ...],
+    target: str | None,
+    threads: int | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Time ARTIFACT: median and p99 of alternating calls in random order.
+
+    Inputs that are not given are random. The outputs of both are compared first.
+    """
+    from nexus_compiler.verify import compare, inputs, reference, runner, timing
+
+    opened = Artifact.open(artifact)
+    function = main_function(opened, None)
+    arrays = inputs.make(
+        function,
+        options.pairs(given, option="--input"),
+        sizes=options.sizes(dims),
+        seed=seed,
+        fill=inputs.RANDOM,
+    )
+    own = runner.open_function(opened, function, target=target, num_threads=threads)
+    contenders: dict[str, Callable[[], object]] = {"nexus": lambda: own(arrays)}
+    if against:
+        peer = reference.OnnxRuntime(
+            model or _find_source(opened, artifact), num_threads=threads or 0
+        )
+        contenders[against] = lambda: peer.run(arrays)
+        if not all(one.passed for one in compare.compare(own(arrays), peer.run(arrays))):
+            raise UserError(
+                "the outputs differ, so that times cannot be compared",
+                hint="`nexusc verify` shows by how much",
+            )
+    timings = timing.alternate(contenders, rounds=rounds, seed=seed)
+    _show(timings, as_json=as_json)
+
+
+def _show(timings: list[Any], *, as_json: bool) -> None:
+    own = timings[0]
+    rows = [
+        (
+            one.name,
+            console.seconds(one.median),
+            console.seconds(one.p99),
+            f"{one.median / own.median:.2f}x",
+        )
+        for one in timings
+    ]
+    head = ("", "median", "p99", "median over nexus")
+    value = {
+        "timings": [msgspec.to_builtins(one) for one in timings],
+        "ratio": timings[1].median / own.median if len(timings) > 1 else None,
+    }
+    console.emit(value, console.table(head, rows), as_json=as_json)
+
+
+def _find_source(opened: Artifact, artifact: Path) -> Path:
+    said = opened.manifest.provenance
+    for directory in (artifact.parent, Path()):
+        path = directory / said.source_name
+        if said.source_name and path.is_file():
+            if hashlib.sha256(path.read_bytes()).hexdigest() == said.source_sha256:
+                return path
+    raise UserError(
+        f"the source of the artifact, '{said.source_name}', is not here",
+        hint="give it with --model",
+    )

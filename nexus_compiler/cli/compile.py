@@ -1,0 +1,100 @@
+"""`nexusc compile`."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nexus_compiler.cli import console, options
+from nexus_runtime.errors import UserError
+
+
+@click.command("compile")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--target", "targets", multiple=True, help="A target; give the option once for each.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The artifact to write.")
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME=D,D,...",
+    help="Fix the shape of an input; ? keeps a dimension open.",
+)
+@click.option("--jobs", type=click.IntRange(min=1), help="Objects built at once; one a core.")
+@click.option(
+    "--dump-ir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write the module after each pass to this directory.",
+)
+@options.JSON
+def compile_(
+    model: Path,
+    targets: tuple[str, ...],
+    output: Path | None,
+    shapes: tuple[str, ...],
+    jobs: int | None,
+    dump_ir: Path | None,
+    as_json: bool,
+) -> None:
+    """Compile MODEL (an ONNX file) for every --target and write one artifact.
+
+    Without --target it is built for this machine.
+    """
+    output = output or model.with_suffix(".nxa")
+    _check_output(output, model)
+    wanted = options.shapes(shapes)
+    from nexus_compiler.pipeline import CompileOptions, compile
+
+    begin = time.perf_counter()
+    settings: dict[str, Any] = {"hooks": [_dump_hook(dump_ir)] if dump_ir else []}
+    if jobs:
+        settings["jobs"] = jobs
+    with console.progress() as progress:
+        settings["progress"] = progress
+        artifact = compile(
+            model,
+            targets=targets or ("native",),
+            shapes=wanted,
+            options=CompileOptions(**settings),
+        )
+    artifact.save(output)
+    result = {
+        "output": str(output),
+        "bytes": output.stat().st_size,
+        "sha256": artifact.digest,
+        "seconds": round(time.perf_counter() - begin, 3),
+        "targets": [
+            {"name": entry.target, "objects": len(entry.objects)}
+            for entry in artifact.manifest.modules
+        ],
+    }
+    names = ", ".join(entry.target for entry in artifact.manifest.modules)
+    text = f"{output}: {console.size(result['bytes'])} for {names} in {result['seconds']:.2f} s"
+    console.emit(result, text, as_json=as_json)
+
+
+def _check_output(output: Path, model: Path) -> None:
+    # Found out now and not after minutes of building.
+    parent = output.parent
+    if not parent.is_dir():
+        raise UserError(f"cannot write {output}: there is no directory {parent}")
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"cannot write {output}: {parent} is read-only")
+    if output.is_dir():
+        raise UserError(f"cannot write {output}: it is a directory")
+    if output.exists() and model.exists() and output.samefile(model):
+        raise UserError(f"{output} is the model itself", hint="choose another name with -o")
+
+
+def _dump_hook(directory: Path) -> Any:
+    directory.mkdir(parents=True, exist_ok=True)
+
+    def dump(position: int, step: Any, module: Any, seconds: float) -> None:
+        path = directory / f"{position:02d}-{step.name}.py"
+        path.write_text(module.script(), encoding="utf-8")
+
+    return dump

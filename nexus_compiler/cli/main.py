@@ -1,0 +1,102 @@
+"""The table of commands, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from nexus_compiler.cli import console
+from nexus_runtime.errors import NexusError
+
+# Imported when they are called: `nexusc --help` must not wait for TVM.
+COMMANDS = {
+    "bench": "nexus_compiler.cli.bench:bench",
+    "compile": "nexus_compiler.cli.compile:compile_",
+    "doctor": "nexus_compiler.cli.doctor:doctor",
+    "inspect": "nexus_compiler.cli.show:inspect_",
+    "run": "nexus_compiler.cli.run:run",
+    "targets": "nexus_compiler.cli.targets:targets",
+    "verify": "nexus_compiler.cli.verify:verify",
+}
+
+HELP = {
+    "bench": "Time an artifact, in turns with a peer.",
+    "compile": "Compile a model to an artifact.",
+    "doctor": "Say what is installed and what each target still needs.",
+    "inspect": "Show what an artifact holds.",
+    "run": "Run an artifact on inputs.",
+    "targets": "List the targets.",
+    "verify": "Compare an artifact with a reference.",
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # Click would import every command for its first line of help.
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(HELP.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="nexus-compiler", prog_name="nexusc")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def nexusc(debug: bool) -> None:
+    """Compile machine learning models for many devices, and run them."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `nexusc` and leave with 0 (done), 1 (the user can mend it) or 2 (a fault of ours)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(_run(given))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        # A command may end early with a status of its own (verify does).
+        status = nexusc.main(arguments, prog_name="nexusc", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except click.exceptions.Abort:
+        console.say("interrupted")
+        return 1
+    except KeyboardInterrupt:
+        console.say("interrupted")
+        return 1
+    except BrokenPipeError:
+        # The reader of our output has gone; keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except click.ClickException as error:
+        return _report(error.format_message(), _usage_hint(error), 1, arguments)
+    except NexusError as error:
+        return _report(error.message, error.hint, error.exit_status, arguments)
+    except Exception as error:
+        hint = "this is a fault of nexusc; run `nexusc --debug …` and report what it prints"
+        return _report(f"{type(error).__name__}: {error}", hint, 2, arguments)
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"see `{context.command_path} --help`" if context else ""
+
+
+def _report(message: str, hint: str, status: int, arguments: list[str]) -> int:
+    if "--debug" in arguments:
+        console.say(traceback.format_exc().rstrip())
+    console.say(f"error: {message}")
+    if hint:
+        console.say(f"hint: {hint}")
+    return status

@@ -1,0 +1,93 @@
+"""Options that several commands share, and the values that they take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nexus_runtime.errors import ShapeError, UserError
+
+ARTIFACT = click.argument("artifact", type=click.Path(path_type=Path))
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+TARGET = click.option("--target", help="The module for this target; by default the best that fits.")
+THREADS = click.option("--threads", type=click.IntRange(min=1), help="Threads of one call.")
+FUNCTION = click.option("--function", "function_name", help="The function; by default main.")
+SEED = click.option("--seed", default=0, show_default=True, help="Made-up inputs follow from it.")
+
+
+def inputs(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--input` and `--dim`."""
+    command = click.option(
+        "--dim",
+        "dims",
+        multiple=True,
+        metavar="NAME=SIZE",
+        help="Size of an open dimension of made-up inputs; 1 by default.",
+    )(command)
+    return click.option(
+        "--input",
+        "given",
+        multiple=True,
+        metavar="NAME=FILE.npy|random[:LOW:HIGH]",
+        help="An input; give the option once for each.",
+    )(command)
+
+
+def pairs(values: Sequence[str], *, option: str) -> dict[str, str]:
+    """`NAME=VALUE` each.
+
+    Raises:
+        UserError: one is not of this form, or a name comes twice.
+    """
+    found: dict[str, str] = {}
+    for value in values:
+        name, equals, rest = value.partition("=")
+        if not (name and equals and rest):
+            raise UserError(f"{option} {value}: it must be NAME=VALUE")
+        if name in found:
+            raise UserError(f"{option}: '{name}' is given twice")
+        found[name] = rest
+    return found
+
+
+def sizes(values: Sequence[str]) -> dict[str, int]:
+    """`--dim NAME=SIZE` each.
+
+    Raises:
+        UserError: a size is no whole number.
+    """
+    found: dict[str, int] = {}
+    for name, text in pairs(values, option="--dim").items():
+        if not text.isdecimal():
+            raise UserError(f"--dim {name}={text}: the size must be a whole number")
+        found[name] = int(text)
+    return found
+
+
+def shapes(values: Sequence[str]) -> dict[str, tuple[int | str | None, ...]]:
+    """`--shape NAME=1,3,48,192` each; `?` keeps a dimension as the model has it, a name renames it.
+
+    Raises:
+        ShapeError: a dimension is neither a whole number above 0, nor `?`, nor a name.
+    """
+    return {
+        name: tuple(_dim(name, part) for part in text.replace("x", ",").split(","))
+        for name, text in pairs(values, option="--shape").items()
+    }
+
+
+def _dim(name: str, text: str) -> int | str | None:
+    part = text.strip()
+    if part == "?":
+        return None
+    if part.isdecimal() and int(part) > 0:
+        return int(part)
+    if part.isidentifier():
+        return part
+    raise ShapeError(
+        f"--shape {name}: '{part}' is no dimension",
+        hint="write whole numbers above 0, ? or names: --shape x=1,3,48,192",
+    )

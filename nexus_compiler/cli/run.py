@@ -1,0 +1,67 @@
+"""`nexusc run`."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import click
+import numpy as np
+
+from nexus_compiler.cli import console, options
+from nexus_compiler.cli.loading import main_function
+from nexus_runtime import files
+from nexus_runtime.artifact import Artifact
+
+
+@click.command("run")
+@options.ARTIFACT
+@options.inputs
+@click.option("--output", type=click.Path(path_type=Path), help="Write all outputs to this .npz.")
+@options.TARGET
+@options.FUNCTION
+@options.THREADS
+@options.SEED
+@options.JSON
+def run(
+    artifact: Path,
+    given: tuple[str, ...],
+    dims: tuple[str, ...],
+    output: Path | None,
+    target: str | None,
+    function_name: str | None,
+    threads: int | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Run ARTIFACT once and show its outputs."""
+    from nexus_compiler.verify import inputs, runner
+
+    opened = Artifact.open(artifact)
+    function = main_function(opened, function_name)
+    arrays = inputs.make(
+        function,
+        options.pairs(given, option="--input"),
+        sizes=options.sizes(dims),
+        seed=seed,
+    )
+    call = runner.open_function(opened, function, target=target, num_threads=threads)
+    results = call(arrays)
+    if output is not None:
+        buffer = io.BytesIO()
+        np.savez(buffer, **results)  # pyright: ignore[reportArgumentType]
+        files.write_atomically(output, buffer.getvalue())
+        console.say(f"wrote {output}")
+    summary = [
+        {"name": name, "dtype": array.dtype.name, "shape": array.shape, **_range(array)}
+        for name, array in results.items()
+    ]
+    rows = [(s["name"], s["dtype"], list(s["shape"]), s["min"], s["max"]) for s in summary]
+    text = console.table(("output", "dtype", "shape", "min", "max"), rows)
+    console.emit({"outputs": summary}, text, as_json=as_json)
+
+
+def _range(array: np.ndarray) -> dict[str, float | None]:
+    if array.size == 0:
+        return {"min": None, "max": None}
+    return {"min": float(array.min()), "max": float(array.max())}

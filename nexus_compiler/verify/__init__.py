@@ -1,0 +1,1 @@
+"""Holding an artifact against an independent reference: inputs, the reference, comparison, timing."""
