@@ -56,6 +56,14 @@ def bools(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random(shape) < 0.5
 
 
+_builders: list[relax.BlockBuilder] = []
+
+
+def emit(expression: Any) -> Any:
+    """Bind within the function that is being made, for what needs the type of a part."""
+    return _builders[-1].emit(expression)
+
+
 def add_function(builder: relax.BlockBuilder, name: str, made: Case) -> None:
     """Add a function of one dataflow block; equal names in `shapes` are one symbolic dimension."""
     symbols: dict[str, Any] = {}
@@ -72,7 +80,9 @@ def add_function(builder: relax.BlockBuilder, name: str, made: Case) -> None:
     ]
     with builder.function(name, parameters):
         with builder.dataflow():
+            _builders.append(builder)
             result = builder.emit(made.make(*parameters))
+            _builders.pop()
             kind = result.ty
             if isinstance(kind, relax.TupleType):
                 parts = [

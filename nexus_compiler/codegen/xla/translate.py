@@ -6,6 +6,7 @@ Symbolic dimensions of Relax are bound to the symbolic dimensions of `jax.export
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -137,7 +138,7 @@ class _Walk:
             result = handler(node)
         except jax.errors.ConcretizationTypeError as error:
             raise node.refuse(f"needs a value that is only known at run time ({error})") from error
-        except core.InconclusiveDimensionOperation as error:
+        except jax.errors.InconclusiveDimensionOperation as error:
             raise node.refuse(
                 f"the symbolic sizes cannot be compared ({str(error).splitlines()[0]})",
                 hint="fix more dimensions of the inputs",
@@ -165,20 +166,39 @@ class _Walk:
             return self.dimension(dim.value)
         if kind in _ARITHMETIC:
             return _ARITHMETIC[kind](self.dimension(dim.a), self.dimension(dim.b))
+        if kind == "Call" and dim.op.name == "prim.if_then_else":
+            condition, first, second = dim.args
+            return self.dimension(first if self.dimension(condition) else second)
         raise self._refuse(f"the size {dim} ({kind})", "give the model static shapes")
 
 
+def _smaller(left: Any, right: Any) -> Any:
+    """The lesser; a slice "to the end" has a huge bound, which no dimension reaches."""
+    if isinstance(left, int) and left >= _ENDLESS:
+        return right
+    if isinstance(right, int) and right >= _ENDLESS:
+        return left
+    return core.min_dim(left, right)
+
+
+_ENDLESS = 2**31 - 1
 _ARITHMETIC: dict[str, Any] = {
-    "Add": lambda a, b: a + b,
-    "Sub": lambda a, b: a - b,
-    "Mul": lambda a, b: a * b,
-    "FloorDiv": lambda a, b: a // b,
-    "FloorMod": lambda a, b: a % b,
+    "Add": operator.add,
+    "Sub": operator.sub,
+    "Mul": operator.mul,
+    "FloorDiv": operator.floordiv,
+    "FloorMod": operator.mod,
     # The operands are sizes, so that truncating is flooring.
-    "Div": lambda a, b: a // b,
-    "Mod": lambda a, b: a % b,
+    "Div": operator.floordiv,
+    "Mod": operator.mod,
     "Max": core.max_dim,
-    "Min": core.min_dim,
+    "Min": _smaller,
+    "LT": operator.lt,
+    "LE": operator.le,
+    "GT": operator.gt,
+    "GE": operator.ge,
+    "EQ": operator.eq,
+    "NE": operator.ne,
 }
 
 
