@@ -216,9 +216,14 @@ IMAGE: dict[str, Case] = {
 }
 SUITES = {
     name: Suite(cases)
-    for name, cases in dict(
-        shape=SHAPE, index=INDEX, sort=SORT, create=CREATE, quantize=QUANTIZE, image=IMAGE
-    ).items()
+    for name, cases in {
+        "shape": SHAPE,
+        "index": INDEX,
+        "sort": SORT,
+        "create": CREATE,
+        "quantize": QUANTIZE,
+        "image": IMAGE,
+    }.items()
 }
 
 

@@ -211,7 +211,7 @@ SIZED = {
     "inner": dynamic(lambda x: op.strided_slice(x, [0], [-3], [-1]), floats(1, 3), ("n", 3)),
     "last": dynamic(lambda x: op.strided_slice(x, [0], [-1], [2**31]), floats(1, 3), ("n", 3)),
     "rows": dynamic(lambda x: op.arange(0, x.ty.shape[0], 1, "int64"), floats(1, 3), ("n", 3)),
-    "mean": dynamic(lambda x: op.mean(x), floats(1, 3), ("n", 3)),
+    "mean": dynamic(op.mean, floats(1, 3), ("n", 3)),
     "tril": dynamic(lambda x: op.tril(x, 0), floats(1, 1), ("n", "n")),
     "flat": dynamic(op.flatten, floats(1, 3), ("n", 3)),
     "repeat": dynamic(lambda x: op.repeat(x, 2, 0), floats(1, 3), ("n", 3)),
@@ -272,7 +272,7 @@ def test_a_size_that_depends_on_data_is_refused() -> None:
 
 
 def test_equal_functions_share_a_blob() -> None:
-    one = case(lambda x: op.exp(x), floats(2, 3))
+    one = case(op.exp, floats(2, 3))
     both = build(module_of({"first": one, "second": one}), "first", "second")
     alone = build(module_of({"first": one}), "first")
     assert len(both) < len(alone) + 200

@@ -84,7 +84,7 @@ POOL: dict[str, Case] = {
     "adaptive_avg_pool1d": case(lambda x: nn.adaptive_avg_pool1d(x, 4), floats(2, 3, 10)),
     "adaptive_avg_pool2d": case(lambda x: nn.adaptive_avg_pool2d(x, (3, 4)), IMAGE),
     "adaptive_avg_pool2d_one": case(lambda x: nn.adaptive_avg_pool2d(x, (1, 1)), IMAGE),
-    "adaptive_avg_pool2d_same": case(lambda x: nn.adaptive_avg_pool2d(x), IMAGE),
+    "adaptive_avg_pool2d_same": case(nn.adaptive_avg_pool2d, IMAGE),
     "adaptive_avg_pool3d": case(
         lambda x: nn.adaptive_avg_pool3d(x, (2, 2, 3)), floats(1, 2, 4, 5, 6)
     ),
@@ -143,7 +143,7 @@ NORM: dict[str, Case] = {
     "log_softmax": case(lambda x: nn.log_softmax(x, axis=-1), IMAGE),
     **{
         name: case(getattr(nn, name), floats(3, 4, low=-4, high=4))
-        for name in "relu silu gelu gelu_tanh selu leakyrelu softplus".split()
+        for name in ["relu", "silu", "gelu", "gelu_tanh", "selu", "leakyrelu", "softplus"]
     },
     "prelu": case(nn.prelu, IMAGE, VECTOR),
     "dropout": case(lambda x: nn.dropout(x, 0.5), VECTOR),
@@ -191,7 +191,13 @@ ATTENTION: dict[str, Case] = {
 }
 SUITES = {
     name: Suite(cases)
-    for name, cases in dict(conv=CONV, pool=POOL, norm=NORM, loss=LOSS, attention=ATTENTION).items()
+    for name, cases in {
+        "conv": CONV,
+        "pool": POOL,
+        "norm": NORM,
+        "loss": LOSS,
+        "attention": ATTENTION,
+    }.items()
 }
 
 
@@ -212,7 +218,7 @@ def test_take_backward_takes_indices_of_any_rank() -> None:
 
 
 def test_convolution_of_a_gradient_has_exotic_layouts() -> None:
-    options = dict(data_layout="CNHW", kernel_layout="IOHW", out_layout="CNHW")
+    options = {"data_layout": "CNHW", "kernel_layout": "IOHW", "out_layout": "CNHW"}
     image, gradient = floats(2, 4, 6, 6), floats(2, 5, 4, 4)
     (actual,) = Suite({"main": case(conv("conv2d", **options), image, gradient)}).run("main")
     weight = torch.zeros(5, 4, 3, 3, requires_grad=True)

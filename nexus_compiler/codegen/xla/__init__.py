@@ -4,7 +4,7 @@ This module imports no JAX, so that the room can say that JAX is missing.
 """
 
 from nexus_compiler.codegen.door import Room
-from nexus_compiler.codegen.xla.room import XlaRoom
+from nexus_compiler.codegen.xla.xla_room import XlaRoom
 
 
 def room() -> Room:

@@ -41,13 +41,17 @@ def content(program: Program) -> bytes:
     while written < len(writer.callees):
         name = list(writer.callees)[written]
         if name not in program.callees:
-            raise UnsupportedOperator(
-                f"function '{program.name}' calls the kernel '{name}'",
-                hint="a module is exported to XLA before its operators are lowered",
-            )
+            raise _lowered(program.name, name)
         texts.append(writer.function(program.callees[name]))
         written += 1
     return "\n".join(texts).encode()
+
+
+def _lowered(function: str, kernel: str) -> UnsupportedOperator:
+    return UnsupportedOperator(
+        f"function '{function}' calls the kernel '{kernel}'",
+        hint="a module is exported to XLA before its operators are lowered",
+    )
 
 
 def tuple_fields(kind: Any) -> Any:
@@ -60,6 +64,7 @@ class _Writer:
     program: Program
     callees: dict[str, int] = field(default_factory=dict)
     numbers: dict[Any, int] = field(default_factory=dict)
+    aliases: dict[Any, str] = field(default_factory=dict)
 
     def function(self, function: relax.Function) -> str:
         self.numbers = {}
@@ -87,7 +92,7 @@ class _Writer:
     def _value(self, node: Any) -> str:
         kind = type(node).__name__
         if isinstance(node, Var):
-            return self._name(node)
+            return self.aliases.get(node) or self._name(node)
         if kind == "GenericConst":
             array = node.value.numpy()
             digest = hashlib.sha256(array.tobytes()).hexdigest()
@@ -114,6 +119,8 @@ class _Writer:
             return f"Cast({node.ty}, {self._value(node.value)})"
         if hasattr(node, "a") and hasattr(node, "b"):
             return f"{kind}({self._value(node.a)}, {self._value(node.b)})"
+        if isinstance(node, GlobalVar):
+            raise _lowered(self.program.name, str(node.name_hint))
         raise UnsupportedOperator(
             f"function '{self.program.name}' holds {node} ({kind}), which is no captured graph",
             hint="export from the graph as a frontend returns it",
@@ -125,6 +132,10 @@ class _Writer:
         for binding in (binding for block in node.blocks for binding in block.bindings):
             value = self._value(binding.value)
             cast = isinstance(binding, relax.MatchCast)
+            if isinstance(binding.value, relax.Tuple | Var) and not cast:
+                # Whether a tuple was bound before it is returned is an accident of the frontend.
+                self.aliases[binding.var] = value
+                continue
             kind = f" as {self._type(binding.ty)}" if cast else ""
             lines.append(f"{self._name(binding.var)} = {value}{kind}")
         return "{" + "; ".join([*lines, self._value(node.body)]) + "}"
