@@ -1,4 +1,4 @@
-"""The way of a model: capture, passes, store, codegen, artifact. `compile` is that sentence as code."""
+"""The way of a model as code: capture, passes, store, codegen, artifact."""
 
 from __future__ import annotations
 

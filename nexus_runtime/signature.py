@@ -1,8 +1,8 @@
 """What goes into and comes out of a compiled model.
 
 A dimension is an integer, a name ("batch": any size, but the same wherever the name occurs in one
-call), or an expression over such names ("2*batch + 1", outputs only). Everything here is plain data:
-it is stored in the manifest of an artifact and needs neither TVM nor the compiler.
+call), or an expression over such names ("2*batch + 1", outputs only). Everything here is plain
+data: it is stored in the manifest of an artifact and needs neither TVM nor the compiler.
 """
 
 from __future__ import annotations

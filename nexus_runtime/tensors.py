@@ -41,7 +41,7 @@ def aligned(array: np.ndarray) -> np.ndarray:
 
 
 def as_numpy(value: Any, *, name: str) -> np.ndarray:
-    """`value` as a NumPy array, without a copy where it can be had: NumPy, DLPack on the CPU, lists.
+    """`value` (NumPy, DLPack on the CPU, lists) as a NumPy array, without a copy where that can be.
 
     Raises:
         InputError: it is no array, or is on another device.

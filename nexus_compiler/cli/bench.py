@@ -100,10 +100,13 @@ def _find_source(opened: Artifact, artifact: Path) -> Path:
     said = opened.manifest.provenance
     for directory in (artifact.parent, Path()):
         path = directory / said.source_name
-        if said.source_name and path.is_file():
-            if hashlib.sha256(path.read_bytes()).hexdigest() == said.source_sha256:
-                return path
+        if path.is_file() and _digest(path) == said.source_sha256:
+            return path
     raise UserError(
         f"the source of the artifact, '{said.source_name}', is not here",
         hint="give it with --model",
     )
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

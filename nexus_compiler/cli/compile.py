@@ -62,9 +62,10 @@ def compile_(
             options=CompileOptions(**settings),
         )
     artifact.save(output)
+    written = output.stat().st_size
     result = {
         "output": str(output),
-        "bytes": output.stat().st_size,
+        "bytes": written,
         "sha256": artifact.digest,
         "seconds": round(time.perf_counter() - begin, 3),
         "targets": [
@@ -73,7 +74,7 @@ def compile_(
         ],
     }
     names = ", ".join(entry.target for entry in artifact.manifest.modules)
-    text = f"{output}: {console.size(result['bytes'])} for {names} in {result['seconds']:.2f} s"
+    text = f"{output}: {console.size(written)} for {names} in {time.perf_counter() - begin:.2f} s"
     console.emit(result, text, as_json=as_json)
 
 

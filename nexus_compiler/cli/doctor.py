@@ -16,7 +16,10 @@ _OPTIONAL = {"onnxruntime": "verify", "torch": "torch", "jax": "xla"}
 @click.command("doctor")
 @options.JSON
 def doctor(as_json: bool) -> int:
-    """Say what is installed and what each target still needs; leave with 1 if a package is missing."""
+    """Say what is installed and what each target still needs.
+
+    Leave with 1 where a package that Nexus cannot do without is missing.
+    """
     from nexus_compiler import targets
     from nexus_compiler.codegen.door import room_for
 

@@ -52,16 +52,11 @@ def run(
         np.savez(buffer, **results)  # pyright: ignore[reportArgumentType]
         files.write_atomically(output, buffer.getvalue())
         console.say(f"wrote {output}")
-    summary = [
-        {"name": name, "dtype": array.dtype.name, "shape": array.shape, **_range(array)}
-        for name, array in results.items()
-    ]
-    rows = [(s["name"], s["dtype"], list(s["shape"]), s["min"], s["max"]) for s in summary]
+    rows = [(name, a.dtype.name, list(a.shape), *_range(a)) for name, a in results.items()]
+    summary = [dict(zip(("name", "dtype", "shape", "min", "max"), row)) for row in rows]
     text = console.table(("output", "dtype", "shape", "min", "max"), rows)
     console.emit({"outputs": summary}, text, as_json=as_json)
 
 
-def _range(array: np.ndarray) -> dict[str, float | None]:
-    if array.size == 0:
-        return {"min": None, "max": None}
-    return {"min": float(array.min()), "max": float(array.max())}
+def _range(array: np.ndarray) -> tuple[float | None, float | None]:
+    return (float(array.min()), float(array.max())) if array.size else (None, None)

@@ -26,7 +26,7 @@ class Unit:
     """A piece that is built on its own and kept in the store.
 
     Attributes:
-        name: what the linker calls the piece; follows from the content, never from the model's names.
+        name: what the linker calls the piece; follows from the content, not the model's names.
         content: canonical bytes; equal pieces have equal content, whatever they were called.
         payload: what the room's `build` takes (a PrimFunc, a Relax function, ...).
     """

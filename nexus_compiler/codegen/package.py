@@ -1,4 +1,4 @@
-"""Writes what was built as an artifact; the one bridge from the compiler to the runtime's format."""
+"""Writes what was built as an artifact; the bridge from the compiler to the runtime's format."""
 
 from __future__ import annotations
 

@@ -50,7 +50,8 @@ class _Walk:
 
     def _hash(self, index: int) -> bytes:
         node = self._nodes[index]
-        kind, data = node["type"], node.get("data")
+        kind: str = node["type"]
+        data: Any = node.get("data")
         if kind in _VARIABLES:
             number = self._variables.setdefault(index, len(self._variables))
             return _sha(kind, str(number), self.visit(data["ty"]))

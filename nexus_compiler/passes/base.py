@@ -23,7 +23,7 @@ class Pass(ABC):
 
     Class attributes:
         name: how dumps, timings and keys call it.
-        leaves: the stage (see `ir/law.py`) that the module has reached afterwards, "" for no change.
+        leaves: the stage (see `ir/law.py`) that the module has reached afterwards; "": no change.
     """
 
     name: ClassVar[str]

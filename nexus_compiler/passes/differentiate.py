@@ -1,8 +1,8 @@
 """Reverse-mode differentiation of one Relax function.
 
-TVM's own `Gradient` pass walks everything that the loss depends on, and stops at operators without a
-gradient even where no weight is behind them (the integers of a dropout mask). This one follows only
-*active* variables: those that depend on a wanted parameter. Operator gradients are TVM's
+TVM's own `Gradient` pass walks everything that the loss depends on, and stops at operators without
+a gradient even where no weight is behind them (the integers of a dropout mask). This one follows
+only *active* variables: those that depend on a wanted parameter. Operator gradients are TVM's
 (`FPrimalGradient`), and what is registered with `relax.op.base.register_gradient`.
 """
 

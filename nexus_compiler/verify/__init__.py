@@ -1,1 +1,1 @@
-"""Holding an artifact against an independent reference: inputs, the reference, comparison, timing."""
+"""Holding an artifact against a reference: inputs, the reference, comparison, timing."""

@@ -15,13 +15,13 @@ import importlib.util
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nexus_runtime import files, tensors
+from nexus_runtime import files
 from nexus_runtime.errors import ArtifactError, DeviceError
 from nexus_runtime.signature import Signature
 
@@ -52,7 +52,7 @@ class TvmExecutor:
             return [_to_numpy(result[index]) for index in range(self._results[function])]
 
     @contextlib.contextmanager
-    def _machine(self) -> Iterator[Any]:
+    def _machine(self) -> Generator[Any]:
         with self._lock:
             machine = self._idle.pop() if self._idle else None
         if machine is None:
@@ -87,8 +87,9 @@ def _load_runtime() -> Any:
         ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
     except OSError as error:
         raise DeviceError(
-            f"TVM's runtime cannot be loaded: {error}", hint="reinstall apache-tvm, or set "
-            "NEXUS_TVM_RUNTIME to a libtvm_runtime.so built for this machine"
+            f"TVM's runtime cannot be loaded: {error}",
+            hint="reinstall apache-tvm, or set "
+            "NEXUS_TVM_RUNTIME to a libtvm_runtime.so built for this machine",
         ) from error
     return tvm_ffi
 
@@ -113,7 +114,7 @@ def runtime_library() -> Path:
 
 
 @contextlib.contextmanager
-def _without_torch() -> Iterator[None]:
+def _without_torch() -> Generator[None]:
     # tvm_ffi imports torch when it is installed (one second, 190 MB), for a symbol conflict on
     # Windows. A None in sys.modules makes that import fail, which tvm_ffi expects.
     if "torch" in sys.modules or "tvm_ffi" in sys.modules or sys.platform == "win32":

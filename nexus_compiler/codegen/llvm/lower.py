@@ -1,4 +1,4 @@
-"""From a module of kernel calls to host code for the virtual machine and kernels named by content."""
+"""From a module of kernel calls to host code and kernels that are named by their content."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from nexus_compiler.targets import Requires, TargetSpec
 from nexus_runtime import host
 
 # Extensions that LLVM may use without asking; a virtual machine can hide some of them.
-_WATCHED = ("amx", "avx", "bmi", "f16c", "fma", "gfni", "lzcnt", "movbe", "popcnt", "sha", "sse4")
-_WATCHED += ("ssse3", "vaes", "vpclmul", "asimd", "sve", "dotprod", "i8mm", "bf16")
+_X86 = ("amx", "avx", "bmi", "f16c", "fma", "gfni", "lzcnt", "movbe", "popcnt", "sha", "sse4")
+_WATCHED = (*_X86, "ssse3", "vaes", "vpclmul", "asimd", "sve", "dotprod", "i8mm", "bf16")
 
 
 def resolve(target: TargetSpec) -> TargetSpec:
@@ -29,7 +29,7 @@ def resolve(target: TargetSpec) -> TargetSpec:
 
 
 def _features(triple: str, cpu: str) -> tuple[list[str], list[str]]:
-    """The watched features of `cpu`: those that this machine has, and LLVM's names of the others."""
+    """The watched features of `cpu`: those of this machine, and LLVM's names of the others."""
     target = tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu})
     have = {_plain(name): name for name in host.cpu_features()}
     used: list[str] = []

@@ -71,7 +71,7 @@ class GraphBuilder:
     def dense(
         self, units: int, *, activation: str | None = None, bias: bool = True
     ) -> GraphBuilder:
-        """A fully connected layer over the last dimension: (batch, ..., n) to (batch, ..., units)."""
+        """A fully connected layer: (batch, ..., features) to (batch, ..., units)."""
         _positive("units", units)
         return self._then(layers.Dense(units, bias), "dense")._activated(activation)
 
@@ -114,7 +114,7 @@ class GraphBuilder:
     def shape(self) -> Shape:
         """The shape of the output so far; a string is a dimension of any size."""
         if not self.steps:
-            return self._input().shape
+            return self.features.shape
         return self.steps[-1].layer.infer(self.steps[-1].shape)
 
     def parameters(self) -> dict[str, np.ndarray]:
@@ -149,17 +149,17 @@ class GraphBuilder:
         Raises:
             UserError: the loss or the optimiser is unknown, or does not fit the network.
         """
-        from nexus_compiler.frontend.builder import training
         from nexus_compiler.pipeline import compile
+        from nexus_compiler.training.graph import training_graph
 
-        graph = training.training_graph(self, loss=loss, optimizer=optimizer, options=options or {})
+        graph = training_graph(self, loss=loss, optimizer=optimizer, options=options or {})
         compile(graph, targets=targets).save(path)
 
     def summary(self) -> str:
         """A table of layers, output shapes and parameters, as text."""
         rows = [
             ("layer", "output", "parameters"),
-            (self._input().name, _text(self._input().shape), "0"),
+            (self.features.name, _text(self.features.shape), "0"),
         ]
         total = 0
         for step in self.steps:
@@ -172,7 +172,13 @@ class GraphBuilder:
             f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows
         )
 
-    def _input(self) -> TensorSpec:
+    @property
+    def features(self) -> TensorSpec:
+        """The input: its name and shape.
+
+        Raises:
+            UserError: none was given yet.
+        """
         if self.source is None:
             raise UserError("the network has no input", hint='begin with .input("x", (None, 784))')
         return self.source

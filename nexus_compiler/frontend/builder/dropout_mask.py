@@ -1,7 +1,7 @@
 """Dropout masks that do not depend on how a batch is split.
 
-An element's fate is a hash of (seed, number of the sample in the whole batch, element, layer), so that
-two workers with half a batch each draw exactly the masks of one worker with all of it. The hash is the
+An element's fate is a hash of (seed, number of the sample in the whole batch, element, layer), so
+that two workers with half a batch each draw exactly the masks of one with all of it. The hash is the
 32-bit finaliser of MurmurHash3 (A. Appleby), twice: plenty for masks, a few integer operations an
 element, and nothing but Relax operators, so that every target can build it.
 """

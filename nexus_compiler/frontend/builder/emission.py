@@ -58,7 +58,7 @@ def forward(
 
 def inference_graph(builder: GraphBuilder, function: str = "main") -> CapturedGraph:
     """The network for inference: dropout is the identity."""
-    source = builder._input()
+    source = builder.features
     specs = parameter_specs(builder)
     block, variables = relax.BlockBuilder(), Variables()
     value = variables.tensor(source)

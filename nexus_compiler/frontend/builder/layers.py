@@ -91,7 +91,7 @@ class Dense(Layer):
         """Replaces the last dimension by `units`."""
         if len(shape) < 2 or not isinstance(shape[-1], int):
             raise ShapeError(
-                f"dense needs (batch, ..., features) with a fixed last dimension, not {_text(shape)}",
+                f"dense needs (batch, ..., features), the last one fixed, not {_text(shape)}",
                 hint="put .flatten() before it",
             )
         return (*shape[:-1], self.units)

@@ -15,12 +15,13 @@ from typing import Any
 
 from tvm import IRModule, relax
 
-from nexus_compiler.frontend.builder import emission, losses, optimizers
+from nexus_compiler.frontend.builder import emission
 from nexus_compiler.frontend.builder.builder import GraphBuilder
 from nexus_compiler.frontend.builder.emission import Variables
 from nexus_compiler.frontend.builder.layers import Randomness
 from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_compiler.passes.differentiate import Differentiate
+from nexus_compiler.training import losses, optimizers
 from nexus_runtime.manifest import Training
 from nexus_runtime.signature import FunctionSpec, Signature, TensorSpec
 
@@ -51,7 +52,7 @@ def training_graph(
         loss=chosen,
         optimizer=optimizer,
         options=dataclasses.asdict(rule),
-        features=builder._input().name,
+        features=builder.features.name,
         labels="labels",
         states=tuple(states),
     )
@@ -65,7 +66,7 @@ def _gradients(
     builder: GraphBuilder, loss: losses.Loss, specs: tuple[TensorSpec, ...]
 ) -> tuple[IRModule, FunctionSpec]:
     steps = loss.steps(builder)
-    inputs = (builder._input(), loss.labels(builder), _SEED, _ROW)
+    inputs = (builder.features, loss.labels(builder), _SEED, _ROW)
     block, variables = relax.BlockBuilder(), Variables()
     given = [variables.tensor(spec) for spec in inputs]
     weights = {spec.name: variables.tensor(spec) for spec in specs}

@@ -1,0 +1,53 @@
+# Every target is listed by `make help`, from the comment behind its name.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint format types proto schema zoo build clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## make the virtual environment and install everything into it
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup  ## train a network on three workers, compile it, run it, verify it
+	$(BIN)/python examples/demo.py
+
+test: setup  ## all tests, on two processes
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-fast: setup  ## the tests that need no device, no emulator and no network
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/unit tests/compiler
+
+lint: setup  ## style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: setup  ## put the source into the house style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+proto: setup  ## generate the gRPC code from scheduler.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. \
+	    nexus_runtime/scheduler/scheduler.proto
+
+schema: setup  ## write the JSON schema of the manifest to docs/
+	$(BIN)/python -m nexus_runtime.manifest > docs/manifest-v1.schema.json
+
+zoo: setup  ## fetch the real models that the tests use
+	$(BIN)/python tests/zoo.py
+
+build: setup  ## build the wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:  ## remove what was built, but not the caches
+	rm -rf $(VENV) build dist *.egg-info
