@@ -29,7 +29,7 @@ def agent(debug: bool) -> None:
 @click.option("--name", help="The worker's name.  [default: the name in cert.pem]")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--memory-limit-samples", type=click.IntRange(1), help="Rows that fit at once.")
-def join(  # noqa: PLR0917 (click passes them by name)
+def join(
     scheduler: str,
     credentials: Path,
     pool: str,

@@ -67,7 +67,7 @@ class FenceWorker(Instruction, frozen=True, kw_only=True):
 
 
 class PlanRound(Instruction, frozen=True, kw_only=True):
-    """From this round on the batch is split like this (for people, logs and reports)."""
+    """From this round on full batches are split like this (for people, logs and reports)."""
 
     round: int
     placement: Placement

@@ -84,7 +84,7 @@ def min_max(candidates: Sequence[Candidate], batch: int) -> Placement:
             low = middle
     samples = [c.cost.most(high, cap) for c, cap in zip(candidates, caps)]
     _give_back(candidates, samples, sum(samples) - batch)
-    return _placement(candidates, samples, batch)
+    return predict(candidates, samples, batch)
 
 
 def even(candidates: Sequence[Candidate], batch: int) -> Placement:
@@ -103,7 +103,7 @@ def even(candidates: Sequence[Candidate], batch: int) -> Placement:
                 f"which holds {candidate.limit}",
                 hint="lower batch_size, or split unevenly: enable_federated_scheduling()",
             )
-    return _placement(candidates, samples, batch)
+    return predict(candidates, samples, batch)
 
 
 def _check(candidates: Sequence[Candidate], batch: int) -> None:
@@ -135,7 +135,8 @@ def _give_back(candidates: Sequence[Candidate], samples: list[int], surplus: int
             heapq.heappop(heap)
 
 
-def _placement(candidates: Sequence[Candidate], samples: Sequence[int], batch: int) -> Placement:
+def predict(candidates: Sequence[Candidate], samples: Sequence[int], batch: int) -> Placement:
+    """The placement that gives `samples[i]` to worker i, as the time models see it."""
     seconds = [c.cost.seconds(n) for c, n in zip(candidates, samples)]
     longest = max(seconds)
     shares = tuple(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 #: Weight of the newest round in the means.
-ALPHA = 0.2
+ALPHA = 0.1
 #: No measurement is shorter than the clock can tell.
 TICK = 1e-7
 

@@ -38,15 +38,21 @@ class Quiet:
 
 
 class Lines(Quiet):
-    """A line for each plan and each epoch."""
+    """A line for each epoch, and for each plan that differs much from the last one told."""
+
+    _told: dict[str, int] | None = None
 
     def say(self, text: str) -> None:
         """One line."""
         print(text, file=sys.stderr, flush=True)
 
     def planned(self, plan: PlanReport) -> None:
-        """The split, in one line."""
-        self.say(describe(plan))
+        """The split, in one line, if workers changed or a tenth of the batch moved."""
+        samples, told = plan.placement.samples, self._told
+        moved = sum(abs(n - (told or {}).get(name, 0)) for name, n in samples.items()) / 2
+        if told is None or told.keys() != samples.keys() or moved > 0.1 * plan.placement.batch:
+            self._told = samples
+            self.say(describe(plan))
 
     def finished_epoch(self, report: EpochReport) -> None:
         """The epoch, in one line."""

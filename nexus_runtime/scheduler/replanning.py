@@ -1,4 +1,8 @@
-"""When the batch is split anew: members changed, or the prediction was wrong for long enough."""
+"""When the batch is split anew: members changed, or the prediction was wrong for long enough.
+
+Against restlessness there are two thresholds: a share must leave its predicted time by `drift` for
+`drift_rounds` rounds in a row, and the new split must then be faster than the old one by `GAIN`.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,11 @@ from collections.abc import Iterable
 
 from nexus_runtime.scheduler import events as ev
 from nexus_runtime.scheduler import instructions as do
-from nexus_runtime.scheduler.placement import Placement, even, min_max
+from nexus_runtime.scheduler.placement import Placement, even, min_max, predict
 from nexus_runtime.scheduler.records import Worker
+
+GAIN = 0.05
+"""Predicted saving for which samples are moved between workers that are all still there."""
 
 
 class Plans:
@@ -15,15 +22,15 @@ class Plans:
 
     def __init__(self, out: list[do.Instruction]) -> None:
         self._by_batch: dict[int, Placement] = {}
+        self._former: dict[int, Placement] = {}  # of the same workers, but predicted wrongly
         self._changes: list[str] = []  # why the next plan differs from the last
         self._out = out
 
     def change(self, why: str, workers: Iterable[Worker]) -> None:
-        """Something happened after which the next round needs a new plan."""
+        """Other workers take part from the next round on."""
         self._changes.append(why)
-        self._by_batch.clear()
-        for worker in workers:
-            worker.drifted = 0
+        self._forget(workers)
+        self._former.clear()
 
     def plan(self, ready: Iterable[Worker], batch: int, job: ev.JobSpec, number: int) -> Placement:
         """The split of `batch` for round `number`; told to people where it is new.
@@ -32,12 +39,13 @@ class Plans:
             SchedulerError: the workers cannot hold the batch.
         """
         if (placement := self._by_batch.get(batch)) is None:
-            candidates = [w.candidate() for w in sorted(ready, key=lambda w: w.name)]
-            placement = (min_max if job.federated else even)(candidates, batch)
-            self._by_batch[batch] = placement
-            if self._changes:
-                why, self._changes = ", ".join(self._changes), []
-                self._out.append(do.PlanRound(round=number, placement=placement, why=why))
+            placement = self._by_batch[batch] = self._new(ready, batch, job)
+            former = self._former.pop(batch, None)
+            if batch == min(job.batch_size, job.samples):  # a rest is not worth a line
+                if self._changes and (not former or former.samples != placement.samples):
+                    why = ", ".join(self._changes)
+                    self._out.append(do.PlanRound(round=number, placement=placement, why=why))
+                self._changes.clear()
         return placement
 
     def watch(self, batch: int, workers: dict[str, Worker], job: ev.JobSpec) -> None:
@@ -59,4 +67,21 @@ class Plans:
             if worker.drifted >= job.timing.drift_rounds:
                 drifted.append(f"{worker.name} takes {ratio:.2f} of its predicted time")
         if drifted:
-            self.change(", ".join(drifted), workers.values())
+            self._changes = drifted
+            self._former = dict(self._by_batch)
+            self._forget(workers.values())
+
+    def _new(self, ready: Iterable[Worker], batch: int, job: ev.JobSpec) -> Placement:
+        candidates = [w.candidate() for w in sorted(ready, key=lambda w: w.name)]
+        best = (min_max if job.federated else even)(candidates, batch)
+        if former := self._former.get(batch):
+            samples = [former.samples[c.worker] for c in candidates]
+            same = predict(candidates, samples, batch)
+            if same.seconds <= best.seconds * (1 + GAIN):
+                return same
+        return best
+
+    def _forget(self, workers: Iterable[Worker]) -> None:
+        self._by_batch.clear()
+        for worker in workers:
+            worker.drifted = 0
