@@ -6,7 +6,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import msgspec
@@ -22,9 +21,7 @@ from nexus_compiler.codegen.door import room_for
 from nexus_compiler.codegen.xla import xla_room
 from nexus_compiler.codegen.xla.canonical import Program, content
 from nexus_compiler.codegen.xla.registry import handlers
-from nexus_runtime.errors import ArtifactError, DeviceError, TargetError, UnsupportedOperator
-from nexus_runtime.executors import jax_export
-from nexus_runtime.executors.jax_export import open_module
+from nexus_runtime.errors import TargetError, UnsupportedOperator
 
 op = relax.op
 TARGET = targets.load("xla-cpu")
@@ -230,77 +227,11 @@ def test_options_of_targets_are_checked() -> None:
         room.emulate(b"", None, [], TARGET)  # type: ignore[arg-type]
 
 
-def test_missing_jax_has_a_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "flatbuffers", None)
-    with pytest.raises(DeviceError) as caught:
-        jax_export.import_jax(("cpu",))
-    assert caught.value.hint == "pip install nexus-compiler[xla]"
-    with pytest.raises(TargetError, match="need JAX"):
-        build(module_of({"main": case(square, floats(2))}), "main")
-
-
 def test_requirements_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(need.found for need in room_for(TARGET).requirements(TARGET))
     monkeypatch.setattr(xla_room, "_PACKAGES", ("no-such-package",))
     (need,) = room_for(TARGET).requirements(TARGET)
     assert need.found == ""
-
-
-@pytest.fixture(scope="module")
-def module() -> bytes:
-    return build(module_of({"main": case(square, floats(2, 3))}), "main")
-
-
-def test_damaged_modules_are_refused(module: bytes) -> None:
-    signature = signature_of("main")
-    middle = len(module) // 2
-    flipped = module[:middle] + bytes([module[middle] ^ 1]) + module[middle + 1 :]
-    for damaged in (b"", b"nonsense", module[:-5], flipped):
-        with pytest.raises(ArtifactError, match="damaged"):
-            open_module(damaged, signature, num_threads=None)
-
-
-def test_modules_must_offer_their_signature(module: bytes) -> None:
-    with pytest.raises(ArtifactError, match="lacks the function 'mein'") as caught:
-        open_module(module, signature_of("mein"), num_threads=None)
-    assert "main" in caught.value.hint
-
-
-def test_modules_of_the_future_are_refused(module: bytes) -> None:
-    fields = msgspec.msgpack.decode(module) | {"format": 2}
-    with pytest.raises(ArtifactError, match="format 2"):
-        open_module(msgspec.msgpack.encode(fields), signature_of("main"), num_threads=None)
-
-
-def test_blobs_that_jax_cannot_read_are_refused() -> None:
-    module = jax_export.pack(["cpu"], {"main": "blob"}, {"blob": b"no flatbuffer at all"})
-    executor = open_module(module, signature_of("main"), num_threads=None)
-    with pytest.raises(ArtifactError, match="cannot read the blob"):
-        executor.run("main", [])
-
-
-def test_modules_for_absent_devices_are_refused() -> None:
-    module = jax_export.pack(["tpu"], {"main": "blob"}, {"blob": b""})
-    with pytest.raises(DeviceError, match="built for tpu"):
-        open_module(module, signature_of("main"), num_threads=None)
-
-
-def test_an_executor_serves_many_threads(module: bytes) -> None:
-    executor = open_module(module, signature_of("main"), num_threads=None)
-    inputs = [floats(2, 3, seed=seed) for seed in range(8)]
-    outputs: list = [None] * len(inputs)
-
-    def work(position: int) -> None:
-        for _ in range(5):
-            (outputs[position],) = executor.run("main", [inputs[position]])
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(inputs))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for array, output in zip(inputs, outputs):
-        np.testing.assert_array_equal(output, array * array)
 
 
 def test_units_are_named_by_their_content() -> None:
