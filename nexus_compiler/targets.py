@@ -34,11 +34,13 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a module of the target is checked where there is no such device.
 
     `level` is `run` (on this machine), `emulate` (another instruction set) or `source` (read only).
+    For `emulate`: the program, the CPU that it plays, and where the device's C libraries are.
     """
 
     level: str
     emulator: str = ""
     cpu: str = ""
+    sysroot: str = ""
 
 
 class TargetSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
