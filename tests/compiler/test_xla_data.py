@@ -60,6 +60,12 @@ INDEX: dict[str, Case] = {
     "slice_far": case(slice_of([1], [1], [100]), X),
     "take": case(lambda x, i: op.take(x, i, axis=0), X, ROWS),
     "take_matrix": case(lambda x, i: op.take(x, i, axis=1), X, whole(2, 2, high=4)),
+    "take_last": case(
+        lambda x, i: op.take(x, i, axis=0),
+        X,
+        np.array([-1, 1], "int64"),
+        expected=lambda x, i: x[i],
+    ),
     "take_clip": case(
         lambda x, i: op.take(x, i, axis=0, mode="clip"), X, np.array([-2, 1, 9], "int64")
     ),

@@ -13,13 +13,16 @@ from nexus_compiler.codegen.xla.registry import Node, operator
 def take(x: Any, indices: Any, axis: int | None, mode: str) -> Any:
     """Slices of `x` along `axis` (flat where None).
 
-    Indices that are out of range give the nearest slice ("clip", and "fast", which promises that
-    there are none), count around ("wrap") or give NaN ("nan").
+    Indices that are out of range give the nearest slice ("clip"), count around ("wrap") or give
+    NaN ("nan"). "fast" promises that there are none; there a negative one counts from the end, as
+    PyTorch means it whose importer writes `x[:, -1]` so (TVM's kernel reads outside the tensor).
     """
     x = x.reshape(-1) if axis is None else x
     place = 0 if axis is None else axis % x.ndim
     if mode == "wrap":
         return jnp.take(x, indices, axis=place, mode="wrap")
+    if mode == "fast":
+        indices = jnp.where(indices < 0, indices + x.shape[place], indices)
     taken = jnp.take(x, indices, axis=place, mode="clip")
     if mode != "nan":
         return taken
