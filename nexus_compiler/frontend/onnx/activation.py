@@ -126,11 +126,34 @@ def softmax(node: Node) -> Value:
 
 
 @op("Dropout")
-def dropout(node: Node) -> Value:
-    """The identity: we import models for inference."""
+def dropout(node: Node) -> list[Value]:
+    """The identity, and a mask that keeps everything: we import models for inference."""
     node.ignore("ratio", "seed", "is_test", "consumed_inputs")
     if node.has(1):
         node.value(1)
     if node.has(2) and bool(node.array(2)):
         raise node.refuse("it is in training mode", "export the model in evaluation mode")
-    return node.tensor(0)
+    x = node.tensor(0)
+    if node.outputs == 1:
+        return [x]
+    dtype = "bool" if node.opset >= 10 else node.dtype(x)
+    return [x, R.full(node.shape(x), node.scalar(1, dtype), dtype)]
+
+
+@op("Hardmax")
+def hardmax(node: Node) -> Value:
+    """1 at the first largest element of an axis, 0 elsewhere."""
+    x = node.tensor(0)
+    rank = node.rank(x)
+    axis = node.axis(rank)
+    shape, sizes = node.shape(x), node.sizes
+    if node.opset < 13:
+        flat = [sizes.product(shape[:axis]), sizes.product(shape[axis:])]
+        x, axis, rank = node.emit(R.reshape(x, flat)), 1, 2
+    length = node.shape(x)[axis]
+    places = R.reshape(
+        R.arange(0, length, 1, "int64"), [length if i == axis else 1 for i in range(rank)]
+    )
+    best = R.equal(R.astype(R.argmax(x, axis, True), "int64"), places)
+    result = R.astype(best, node.dtype(x))
+    return result if node.opset >= 13 else R.reshape(result, shape)

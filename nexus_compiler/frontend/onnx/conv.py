@@ -13,7 +13,7 @@ from nexus_compiler.frontend.onnx.sizes import Size
 from nexus_compiler.frontend.onnx.values import R, Value
 from nexus_compiler.frontend.onnx.windows import Window
 
-_CONV = {1: R.nn.conv1d, 2: R.nn.conv2d, 3: R.nn.conv3d}
+CONV = {1: R.nn.conv1d, 2: R.nn.conv2d, 3: R.nn.conv3d}
 _TRANSPOSE = {1: R.nn.conv1d_transpose, 2: R.nn.conv2d_transpose, 3: R.nn.conv3d_transpose}
 
 
@@ -21,9 +21,9 @@ _TRANSPOSE = {1: R.nn.conv1d_transpose, 2: R.nn.conv2d_transpose, 3: R.nn.conv3d
 def conv(node: Node) -> Value:
     """Convolution over 1, 2 or 3 spatial axes."""
     x, weight = node.tensor(0), node.tensor(1)
-    shape, kernel = node.shape(x), _kernel(node, weight)
+    shape, kernel = node.shape(x), kernel_of(node, weight)
     window = windows.read(node, kernel, shape[2:])
-    result = _CONV[len(kernel)](
+    result = CONV[len(kernel)](
         x,
         weight,
         strides=window.strides,
@@ -34,10 +34,11 @@ def conv(node: Node) -> Value:
     return _biased(node, result, len(kernel))
 
 
-def _kernel(node: Node, weight: relax.Expr) -> list[int]:
+def kernel_of(node: Node, weight: relax.Expr) -> list[int]:
+    """The spatial sizes of a weight."""
     node.ignore("kernel_shape")  # it repeats the shape of the weight
     kernel = node.static(weight, "its weight")[2:]
-    if len(kernel) not in _CONV:
+    if len(kernel) not in CONV:
         raise node.refuse(f"it has {len(kernel)} spatial axes; 1, 2 and 3 are handled")
     return kernel
 
@@ -53,9 +54,9 @@ def _biased(node: Node, result: relax.Expr, rank: int) -> relax.Expr:
 def conv_transpose(node: Node) -> Value:
     """The transpose of a convolution."""
     x, weight = node.tensor(0), node.tensor(1)
-    kernel = _kernel(node, weight)
+    kernel = kernel_of(node, weight)
     extra = node.attr("output_padding") or [0] * len(kernel)
-    window = _transposed(node, kernel, node.shape(x)[2:], extra)
+    window, extra = _transposed(node, kernel, node.shape(x)[2:], extra)
     result = _TRANSPOSE[len(kernel)](
         x,
         weight,
@@ -70,15 +71,17 @@ def conv_transpose(node: Node) -> Value:
 
 def _transposed(
     node: Node, kernel: Sequence[int], spatial: Sequence[Size], extra: Sequence[int]
-) -> Window:
+) -> tuple[Window, list[int]]:
+    """The window, and how much the output grows at its end."""
     rank = len(kernel)
     strides = tuple(node.attr("strides") or [1] * rank)
     dilations = tuple(node.attr("dilations") or [1] * rank)
     window = Window(tuple(kernel), strides, dilations, tuple(node.attr("pads") or [0] * 2 * rank))
     mode, wanted = node.attr("auto_pad"), node.attr("output_shape")
     if wanted is None and mode not in {"SAME_UPPER", "SAME_LOWER"}:
-        return window
+        return window, list(extra)
     totals: list[int] = []
+    extra = list(extra)
     for axis, size in enumerate(spatial):
         full = strides[axis] * (size - 1) + extra[axis] + window.span(axis)
         target = wanted[axis - rank] if wanted else size * strides[axis]
@@ -86,6 +89,7 @@ def _transposed(
         if not isinstance(total, int):
             raise node.refuse("its padding depends on the input", "fix the sizes with `shapes=`")
         totals.append(max(total, 0))
+        extra[axis] += max(-total, 0)
     # ONNX gives the odd element to the end for SAME_UPPER only.
     pads = windows.split_pads(totals, upper=mode == "SAME_UPPER")
-    return Window(window.kernel, strides, dilations, pads)
+    return Window(window.kernel, strides, dilations, pads), extra

@@ -11,7 +11,15 @@ from tvm import relax
 from nexus_compiler.frontend.onnx.broadcast import align
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.registry import op
-from nexus_compiler.frontend.onnx.values import Host, R, Value, element_type, is_float
+from nexus_compiler.frontend.onnx.values import (
+    Host,
+    R,
+    Value,
+    element_type,
+    host,
+    is_float,
+    numpy_dtype,
+)
 
 UNARY: dict[str, Callable[[relax.Expr], relax.Expr]] = {
     "Abs": R.abs,
@@ -140,22 +148,40 @@ def power(node: Node) -> Value:
 def modulo(node: Node) -> Value:
     """The rest of a division: with `fmod` it has the sign of x, else the sign of y."""
     x, y = align(node, node.tensors())
-    if not node.attr("fmod"):
-        return R.floor_mod(x, y)
+    fmod = node.attr("fmod")
     if is_float(node.dtype(x)):
-        return R.subtract(x, R.multiply(y, R.trunc(R.divide(x, y))))
+        return _float_modulo(node, x, y, bool(fmod))
+    if not fmod:
+        return R.floor_mod(x, y)
     return R.subtract(x, R.multiply(y, R.divide(x, y)))
+
+
+def _float_modulo(node: Node, x: relax.Expr, y: relax.Expr, fmod: bool) -> relax.Expr:
+    """In float64: in the type itself the quotient of far apart numbers has no whole part."""
+    dtype = node.dtype(x)
+    x, y = (node.emit(R.astype(tensor, "float64")) for tensor in (x, y))
+    rest = R.subtract(x, R.multiply(y, R.trunc(R.divide(x, y))))
+    far = R.logical_and(R.isinf(y), R.isfinite(x))  # 0 * infinity would be no number
+    rest = node.emit(R.where(far, x, rest))
+    zero = node.scalar(0, "float64")
+    if not fmod:
+        opposite = R.less(R.multiply(R.sign(rest), R.sign(y)), zero)
+        rest = node.emit(R.where(opposite, R.add(rest, y), rest))
+    return R.astype(rest, dtype)
 
 
 @op("BitShift")
 def bit_shift(node: Node) -> Value:
-    """Shifts; as far as the type is wide, which LLVM leaves undefined, gives 0."""
+    """Shifts; backwards or by the whole width, which LLVM leaves undefined, all bits go out."""
     x, y = align(node, node.tensors())
     dtype = node.dtype(x)
     shift = R.left_shift if node.attr("direction") == "LEFT" else R.right_shift
-    width = node.scalar(np.dtype(dtype).itemsize * 8, dtype)
-    zero = node.scalar(0, dtype)
-    inside = node.emit(R.less(y, width))
+    bits = np.dtype(dtype).itemsize * 8
+    zero, last = node.scalar(0, dtype), node.scalar(bits - 1, dtype)
+    inside = R.logical_and(R.less_equal(y, last), R.greater_equal(y, zero))
+    if node.attr("direction") == "RIGHT" and dtype.startswith("int"):
+        return shift(x, R.where(inside, y, last))  # all that is left is the sign
+    inside = node.emit(inside)
     return R.where(inside, shift(x, R.where(inside, y, zero)), zero)
 
 
@@ -197,14 +223,17 @@ def clip(node: Node) -> Value:
 @op("Cast", "CastLike")
 def cast(node: Node) -> Value:
     """Converts the element type."""
-    x = node.tensor(0)
+    source = node.value(0)
     if node.kind == "Cast":
         dtype = element_type(node.attr("to"), str(node))
     else:
         dtype = node.dtype(1)
     node.ignore("saturate", "round_mode")  # they concern float8 only, which `element_type` refuses
-    if dtype == node.dtype(x):
-        return x
+    if dtype == node.dtype(0):
+        return source
+    if isinstance(source, Host) and not (source.symbolic or source.weight):
+        return host(source.array.astype(numpy_dtype(dtype)))  # CastLike of a constant
+    x = node.tensor(0)
     if dtype == "bool":  # TVM's own cast of 0.5 to bool is false
         return R.not_equal(x, node.scalar(0, node.dtype(x)))
     return R.astype(x, dtype)

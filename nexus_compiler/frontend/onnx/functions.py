@@ -39,7 +39,7 @@ def body(
         return None
     data = b""
     if versions := [v for v in schema.function_opset_versions if v <= opset]:
-        data = schema.get_function_with_opset_version(max(versions)).SerializeToString()
+        data = schema.get_function_with_opset_version(max(versions))
     elif versions := [v for v in schema.context_dependent_function_opset_versions if v <= opset]:
         types = [kind.SerializeToString() for kind in inputs]
         data = schema.get_context_dependent_function_with_opset_version(

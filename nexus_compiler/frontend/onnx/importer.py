@@ -157,11 +157,12 @@ class Importer:
             node = Node(proto, scope, self)
             results = self._translate(node)
             for name, value in zip(proto.output, results):
-                scope.values[name] = self._bind(value, name)
+                if name and value is not None:
+                    scope.values[name] = self._bind(value, name)
         outputs = [scope.lookup(name) for name in wanted]
         return [value for value in outputs if value is not None]
 
-    def _translate(self, node: Node) -> Sequence[Value]:
+    def _translate(self, node: Node) -> Sequence[Value | None]:
         if (known := host.evaluate(node)) is not None:
             return known
         handler = handlers().get((node.domain, node.kind))
@@ -173,11 +174,11 @@ class Importer:
             raise
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
             raise _from_tvm(node, error) from error
-        results = [results] if isinstance(results, relax.Expr | Host) else list(results)
-        node.finish(results)
-        return results
+        found = list(results) if isinstance(results, Sequence) else [results]
+        node.finish(found)
+        return found
 
-    def _call(self, node: Node) -> Sequence[Value]:
+    def _call(self, node: Node) -> Sequence[Value | None]:
         """Import the body of a function in the node's place."""
         function = self._functions.get((node.domain, node.kind))
         if function is None:
@@ -190,8 +191,9 @@ class Importer:
         scope.values.update(dict.fromkeys(function.input))
         scope.values.update(zip(function.input, node.values))
         nodes = functions.instantiate(function, node.proto, node.opset)
-        asked = list(function.output)[: node.outputs]
-        return self.run(support.needed(nodes, asked), asked, scope)
+        asked = [inner for inner, name in zip(function.output, node.proto.output) if name]
+        known = dict(zip(asked, self.run(support.needed(nodes, asked), asked, scope)))
+        return [known.get(name) for name in function.output]
 
     # Making values
     def emit(self, expr: relax.Expr, name: str = "") -> relax.Var:

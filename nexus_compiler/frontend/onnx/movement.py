@@ -29,6 +29,9 @@ def reshape(node: Node) -> Value:
     open_ = [i for i, size in enumerate(target) if isinstance(size, int) and size == -1]
     for i in open_:
         target[i] = node.sizes.quotient(own, [*target[:i], *target[i + 1 :]])
+    if any(isinstance(size, int) and size == 0 for size in target):
+        # There are no elements; in a new shape, TVM would take a 0 for "copy the old size".
+        return R.full(target, node.scalar(0, node.dtype(x)), node.dtype(x))
     whole, parts = node.sizes.product(own), node.sizes.product(target)
     if node.sizes.equal(whole, parts) is False:
         raise ShapeError(
@@ -102,7 +105,7 @@ def split(node: Node) -> list[Value]:
         begin = end
     if len(sizes) == 1:
         return [x]
-    if all(isinstance(size, int) for size in sizes):
+    if all(isinstance(size, int) and size > 0 for size in sizes):
         ends = [int(end) for end in np.cumsum(sizes)[:-1]]
         pieces = node.emit(R.split(x, ends, axis))
         return [relax.TupleGetItem(pieces, i) for i in range(len(sizes))]

@@ -68,7 +68,12 @@ def rms_norm(node: Node) -> Value:
     if node.attr("stash_type") != 1:
         raise node.refuse("it computes its statistics in another type than float32")
     scale = _widened(node, scale, node.shape(x)[axes[0] :])
-    return R.nn.rms_norm(x, scale, axes, node.attr("epsilon"))
+    epsilon = node.attr("epsilon")
+    if len(axes) < rank:
+        return R.nn.rms_norm(x, scale, axes, epsilon)
+    # TVM's kernel cannot normalise over all axes.
+    mean = R.add(R.mean(R.multiply(x, x), axes, True), node.scalar(epsilon, node.dtype(x)))
+    return R.multiply(R.divide(x, R.sqrt(mean)), scale)
 
 
 @op("InstanceNormalization")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from nexus_compiler.frontend.onnx import windows
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.registry import op
@@ -38,6 +40,26 @@ def global_pool(node: Node) -> Value:
     x = node.tensor(0)
     make = R.mean if node.kind == "GlobalAveragePool" else R.max
     return make(x, list(range(2, node.rank(x))), True)
+
+
+@op("LpPool")
+def norm_pool(node: Node) -> Value:
+    """The p-norm of each window."""
+    x = node.tensor(0)
+    dtype, p, kernel = node.dtype(x), node.attr("p"), node.attr("kernel_shape")
+    window = windows.read(node, kernel, node.shape(x)[2:])
+    if any(d != 1 for d in window.dilations) or node.attr("ceil_mode", 0):
+        raise node.refuse("dilations and ceil_mode are not handled")
+    powers = R.power(R.abs(x), node.scalar(p, dtype))
+    mean = _MEAN[len(kernel)](
+        powers,
+        pool_size=window.kernel,
+        strides=window.strides,
+        padding=window.pads,
+        count_include_pad=True,
+    )
+    total = R.multiply(mean, node.scalar(math.prod(kernel), dtype))
+    return R.power(total, node.scalar(1 / p, dtype))
 
 
 @op("GlobalLpPool")

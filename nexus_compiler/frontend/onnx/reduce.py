@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from tvm import relax
 
 from nexus_compiler.frontend.onnx.node import Node
@@ -49,7 +50,8 @@ def reduction(node: Node) -> Value:
     keep, nothing = bool(node.attr("keepdims")), bool(node.attr("noop_with_empty_axes", 0))
     axes = axes or ([] if nothing else list(range(rank)))
     if node.dtype(x) == "bool":
-        return R.astype(_reduced(node, R.astype(x, "int8"), axes, keep), "bool")
+        number = _reduced(node, R.astype(x, "int8"), axes, keep)
+        return R.greater(number, node.scalar(0, "int8"))
     return _reduced(node, x, axes, keep)
 
 
@@ -58,12 +60,33 @@ def _reduced(node: Node, x: relax.Expr, axes: list[int], keep: bool) -> relax.Ex
     dtype = node.dtype(x)
     if not axes:
         return _pointwise(node, x)
+    if node.kind in {"ReduceMax", "ReduceMin"} and _is_empty(node, x, axes):
+        return _extreme(node, x, axes, keep)
     if not is_float(dtype) and node.kind in {"ReduceL2", "ReduceLogSum", "ReduceLogSumExp"}:
         wide = node.emit(R.astype(x, "float64"))
         return R.astype(REDUCTIONS[node.kind](node, wide, axes, keep), dtype)
     if not is_float(dtype) and node.kind == "ReduceMean":
         raise node.refuse(f"its input is {dtype}", "cast it to a floating-point type first")
     return REDUCTIONS[node.kind](node, x, axes, keep)
+
+
+def _is_empty(node: Node, x: relax.Expr, axes: list[int]) -> bool:
+    shape = node.shape(x)
+    return any(isinstance(shape[axis], int) and shape[axis] == 0 for axis in axes)
+
+
+def _extreme(node: Node, x: relax.Expr, axes: list[int], keep: bool) -> relax.Expr:
+    """The largest or smallest of no elements, which TVM leaves undefined."""
+    shape, dtype = node.shape(x), node.dtype(x)
+    sizes = [1 if axis in axes else size for axis, size in enumerate(shape)]
+    if not keep:
+        sizes = [size for axis, size in enumerate(shape) if axis not in axes]
+    top = node.kind == "ReduceMin"
+    if is_float(dtype):
+        number: float = np.inf if top else -np.inf
+    else:
+        number = np.iinfo(dtype).max if top else np.iinfo(dtype).min
+    return R.full(sizes, node.scalar(number, dtype), dtype)
 
 
 def _pointwise(node: Node, x: relax.Expr) -> relax.Expr:
@@ -112,5 +135,7 @@ def top_k(node: Node) -> list[Value]:
     largest = bool(node.attr("largest", 1))
     node.attr("sorted")  # ours are always sorted, which satisfies both values
     axis = node.axis(node.rank(x))
+    if node.dtype(x) not in {"float32", "float64", "float16", "int32", "int64", "uint8", "int8"}:
+        raise node.refuse(f"its input is {node.dtype(x)}", "cast it first")
     both = node.emit(R.topk(x, k, axis, "both", largest, "int64"))
     return [relax.TupleGetItem(both, 0), relax.TupleGetItem(both, 1)]

@@ -25,6 +25,7 @@ FAMILIES = (
     "movement",
     "normalize",
     "pool",
+    "quantize",
     "reduce",
     "resize",
 )

@@ -31,6 +31,19 @@ def resize(node: Node) -> Value:
     return _spatial(node, x, shape, target)
 
 
+@op("GridSample")
+def grid_sample(node: Node) -> Value:
+    """Samples an image at the places of a grid."""
+    x, grid = node.tensors()
+    modes = {"linear": "bilinear", "bilinear": "bilinear", "nearest": "nearest"}
+    mode = node.attr("mode")
+    if node.rank(x) != 4 or mode not in modes:
+        raise node.refuse(f"its mode is '{mode}' over {node.rank(x) - 2} axes")
+    moved = R.permute_dims(grid, [0, 3, 1, 2])
+    corners = bool(node.attr("align_corners"))
+    return R.image.grid_sample(x, moved, modes[mode], "NCHW", node.attr("padding_mode"), corners)
+
+
 def _spatial(node: Node, x: relax.Expr, shape: list[Size], target: list[Size]) -> relax.Expr:
     spatial = len(shape) - 2
     options = _options(node, spatial)
@@ -74,12 +87,9 @@ def _options(node: Node, spatial: int) -> dict[str, object]:
 def _rounding(node: Node, method: str, rounding: str) -> str:
     if method != "nearest":
         return ""
-    names = {"floor": "floor", "ceil": "ceil", "round_prefer_ceil": "round"}
-    if rounding == "round_prefer_floor":
-        return "round_prefer_floor"
-    if rounding not in names:
+    if rounding not in {"floor", "ceil", "round_prefer_ceil", "round_prefer_floor"}:
         raise node.refuse(f"its nearest_mode is '{rounding}'")
-    return names[rounding]
+    return rounding
 
 
 def _target(node: Node, shape: Sequence[Size]) -> list[Size]:
@@ -125,7 +135,7 @@ def _scaled(node: Node, size: Size, scale: float) -> Size:
             "fix that size with `shapes=`",
         )
     result = size * ratio
-    if result.denominator != 1 and node.attr("coordinate_transformation_mode") != "align_corners":
+    if result.denominator != 1:
         # ONNX then steps by the scale, TVM by the quotient of the sizes.
         raise node.refuse(f"{size} times its scale {scale} is no whole number")
     return int(result)
