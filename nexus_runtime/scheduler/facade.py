@@ -241,13 +241,17 @@ class Scheduler:
 
 def _about(options: TrainingOptions, trainer: Trainer, data: datasets.DataSet) -> dict[str, Any]:
     """What makes a job this job; a checkpoint of another is refused."""
+    training = trainer.training
+    graph = blobs.encode(trainer.params) + msgspec.json.encode(training.states)
     settings = {
         "epochs": options.epochs,
         "batch_size": options.batch_size,
         "seed": options.seed,
         "learning_rate": options.learning_rate,
-        "training": msgspec.to_builtins(trainer.training),
-        "graph": blobs.ref(blobs.encode(trainer.params)).digest,
+        "loss": training.loss,
+        "optimizer": training.optimizer,
+        "options": msgspec.to_builtins(training.options),
+        "graph": blobs.ref(graph).digest,
         "data": data.fingerprint(),
     }
     return {"job": settings}

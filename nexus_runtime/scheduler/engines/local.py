@@ -35,7 +35,7 @@ class LocalEngine:
         self._command = tuple(command)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._watchers: list[threading.Thread] = []
-        self._logs = tempfile.TemporaryDirectory(prefix="nexus-workers-")
+        self._logs: tempfile.TemporaryDirectory[str] | None = None
         self._closing = False
 
     @property
@@ -50,13 +50,15 @@ class LocalEngine:
             DeviceError: a worker is to have another device than a CPU.
         """
         check_devices({spec.device for spec in specs})
+        logs = self._logs = self._logs or tempfile.TemporaryDirectory(prefix="nexus-workers-")
         for spec in specs:
             command = [*self._command, "join", "--scheduler", scheduler, "--pool", spec.pool]
             command += ["--name", spec.name, "--credentials", str(spec.credentials)]
             command += ["--threads", str(spec.threads)]
             if spec.memory_limit_samples:
                 command += ["--memory-limit-samples", str(spec.memory_limit_samples)]
-            with self._log(spec.name).open("wb") as log:
+            path = Path(logs.name) / f"{spec.name}.log"
+            with path.open("wb") as log:
                 process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
@@ -66,7 +68,7 @@ class LocalEngine:
                 )
             self._processes[spec.name] = process
             watcher = threading.Thread(
-                target=self._watch, args=(spec.name, process, on_exit), daemon=True
+                target=self._watch, args=(spec.name, process, path, on_exit), daemon=True
             )
             watcher.start()
             self._watchers.append(watcher)
@@ -81,18 +83,18 @@ class LocalEngine:
                 process.kill()
         for watcher in self._watchers:
             watcher.join()
-        self._logs.cleanup()
+        if self._logs:
+            self._logs.cleanup()
 
-    def _watch(self, name: str, process: subprocess.Popen[bytes], on_exit: OnExit) -> None:
+    def _watch(
+        self, name: str, process: subprocess.Popen[bytes], log: Path, on_exit: OnExit
+    ) -> None:
         status = process.wait()
         if self._closing:
             return
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        said = self._log(name).read_bytes()[-_TAIL:].decode(errors="replace").strip()
+        said = log.read_bytes()[-_TAIL:].decode(errors="replace").strip()
         on_exit(name, f"its process {how}" + (f" and said: {said}" if said else ""))
-
-    def _log(self, name: str) -> Path:
-        return Path(self._logs.name) / f"{name}.log"
 
 
 def check_devices(devices: set[DeviceType]) -> None:
