@@ -41,7 +41,8 @@ proto: setup  ## generate the gRPC code from scheduler.proto
 	    nexus_runtime/scheduler/scheduler.proto
 
 schema: setup  ## write the JSON schema of the manifest to docs/
-	$(BIN)/python -m nexus_runtime.manifest > docs/manifest-v1.schema.json
+	$(BIN)/python -c 'import json; from nexus_runtime.manifest import json_schema; \
+	    print(json.dumps(json_schema(), indent=1, sort_keys=True))' > docs/manifest-v1.schema.json
 
 zoo: setup  ## fetch the real models that the tests use
 	$(BIN)/python tests/zoo.py

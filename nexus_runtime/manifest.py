@@ -131,9 +131,3 @@ def decode(data: bytes, *, origin: str) -> Manifest:
 def json_schema() -> dict[str, Any]:
     """The JSON schema of this version (published as `docs/manifest-v1.schema.json`)."""
     return msgspec.json.schema(Manifest)
-
-
-if __name__ == "__main__":
-    import json
-
-    print(json.dumps(json_schema(), indent=1, sort_keys=True))

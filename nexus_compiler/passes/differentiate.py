@@ -155,8 +155,7 @@ class _Sweep:
         if part is None:
             return
         if isinstance(operand, relax.Tuple):
-            fields = part if isinstance(part, list) else list(part.fields)
-            for field, one in zip(operand.fields, fields):
+            for field, one in zip(operand.fields, self._fields(part)):
                 self._add(field, one)
         elif isinstance(operand, relax.Var) and operand in self._active:
             self._adjoints[operand] = self._sum(self._adjoints.get(operand), part)
@@ -166,8 +165,20 @@ class _Sweep:
             kept = new if old is None else old
             return self._block.emit(kept) if isinstance(kept, relax.Call) else kept
         if isinstance(old, list) or isinstance(new, list):
-            return [self._sum(a, b) for a, b in zip(_fields(old), _fields(new))]
+            return [self._sum(a, b) for a, b in zip(self._fields(old), self._fields(new))]
         return self._block.emit(relax.op.add(old, new))
+
+    def _fields(self, adjoint: Adjoint) -> list[Adjoint]:
+        """The adjoints of a tuple's fields, whatever form the tuple's adjoint has."""
+        if isinstance(adjoint, list):
+            return adjoint
+        if isinstance(adjoint, relax.Tuple):
+            return list(adjoint.fields)
+        whole = self._block.emit(adjoint)  # an operator that makes a tuple: split
+        return [
+            self._block.emit(relax.TupleGetItem(whole, index))
+            for index in range(len(whole.ty.fields))
+        ]
 
     def _whole(self, adjoint: Adjoint, ty: Any) -> relax.Expr:
         """One expression of an adjoint that may lack fields."""
@@ -182,10 +193,6 @@ class _Sweep:
 
     def _zeros(self, ty: Any) -> relax.Expr:
         return self._block.emit(relax.op.zeros(ty.shape, str(ty.dtype)))
-
-
-def _fields(adjoint: Adjoint) -> list[Adjoint]:
-    return adjoint if isinstance(adjoint, list) else list(adjoint.fields)
 
 
 def _operands(expression: relax.Expr) -> list[relax.Var]:

@@ -19,8 +19,9 @@ from xla_support import build, case, floats, load, module_of, signature_of
 from nexus_compiler import targets
 from nexus_compiler.codegen.door import room_for
 from nexus_compiler.codegen.xla import xla_room
-from nexus_compiler.codegen.xla.canonical import Program, content
+from nexus_compiler.codegen.xla.program import Program, content
 from nexus_compiler.codegen.xla.registry import handlers
+from nexus_compiler.passes import pipelines
 from nexus_runtime.errors import TargetError, UnsupportedOperator
 
 op = relax.op
@@ -76,8 +77,11 @@ def renamed() -> Program:
     x = relax.Var("image", relax.TensorType([n, 3], "float32"))
     builder = relax.BlockBuilder()
     with builder.function("other", [x]):
-        y = builder.emit(op.multiply(x, x), name_hint="quadrat")
-        builder.emit_func_output(relax.Tuple([y]))
+        with builder.dataflow():
+            builder.emit(op.add(x, x), name_hint="unused")
+            y = builder.emit(op.multiply(x, x), name_hint="quadrat")
+            output = builder.emit_output(relax.Tuple([y]))
+        builder.emit_func_output(output)
     function = builder.get()["other"]
     return Program("other", function, {})
 
@@ -85,7 +89,7 @@ def renamed() -> Program:
 def tidied(program: Program) -> bytes:
     spec_room = room_for(TARGET)
     module = tvm.IRModule({program.name: program.function})
-    for step in spec_room.pipeline(TARGET):
+    for step in (*pipelines.common(), *spec_room.pipeline(TARGET)):
         module = step.apply(module)
     (unit,) = spec_room.cut(module, signature_of(program.name), TARGET).units
     return unit.content
@@ -241,5 +245,5 @@ def test_units_are_named_by_their_content() -> None:
     assert unit.name == f"xla_{hashlib.sha256(unit.content).hexdigest()[:32]}"
     assert plan.host == {"main": unit.name}
     assert (room.executor, room.suffix) == ("jax-export", ".stablehlo")
-    assert [name for name, _ in room.versions] == ["jax", "jaxlib", "tvm"]
+    assert [name for name, _ in room.versions] == ["jax", "jaxlib", "tvm", "translation"]
     assert room.resolve(TARGET) is TARGET

@@ -15,7 +15,7 @@ from jax.extend.mlir.dialects import stablehlo
 from tvm import relax
 from tvm.ir.expr import Var
 
-from nexus_compiler.codegen.xla.canonical import Program
+from nexus_compiler.codegen.xla.program import Program
 from nexus_compiler.codegen.xla.translate import evaluate
 from nexus_runtime.errors import UnsupportedOperator
 

@@ -18,7 +18,7 @@ from tvm import relax
 from tvm.ir import GlobalVar, Op
 from tvm.ir.expr import Var
 
-from nexus_compiler.codegen.xla.canonical import Program, tuple_fields
+from nexus_compiler.codegen.xla.program import Program
 from nexus_compiler.codegen.xla.registry import Handler, Node, handlers
 from nexus_runtime.errors import InternalError, UnsupportedOperator, nearest
 
@@ -205,7 +205,7 @@ _ARITHMETIC: dict[str, Any] = {
 def _confirm_dtype(name: str, result: Any, kind: Any) -> None:
     """JAX promotes silently; a handler that let it would change what the model computes."""
     if isinstance(kind, relax.TupleType):
-        for part, field_type in zip(result, tuple_fields(kind), strict=True):
+        for part, field_type in zip(result, kind.fields, strict=True):
             _confirm_dtype(name, part, field_type)
     elif isinstance(kind, relax.TensorType):
         wanted = jnp.dtype(str(kind.dtype))

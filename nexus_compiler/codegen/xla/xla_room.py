@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tvm import IRModule, relax
 
 from nexus_compiler.codegen.door import Plan, Requirement, Unit
-from nexus_compiler.codegen.xla.canonical import Program, content
-from nexus_compiler.codegen.xla.tidy import Tidy
+from nexus_compiler.codegen.xla.program import Program, content
 from nexus_compiler.passes.base import Pass
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime.errors import DeviceError, TargetError
@@ -28,6 +29,14 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return ""
+
+
+@functools.cache
+def _translation_digest() -> str:
+    state = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        state.update(path.name.encode() + b"\0" + path.read_bytes())
+    return state.hexdigest()
 
 
 class XlaRoom:
@@ -46,6 +55,8 @@ class XlaRoom:
             ("jax", _version("jax")),
             ("jaxlib", _version("jaxlib")),
             ("tvm", _version("apache-tvm")),
+            # A unit's content is what is translated; how it is translated counts as well.
+            ("translation", _translation_digest()),
         )
 
     def resolve(self, target: TargetSpec) -> TargetSpec:
@@ -59,9 +70,9 @@ class XlaRoom:
         return [Requirement(package, _version(package), cure) for package in _PACKAGES]
 
     def pipeline(self, target: TargetSpec) -> Sequence[Pass]:
-        """XLA optimises; only what has no effect goes."""
+        """None: XLA does its own optimisation."""
         del target
-        return [Tidy()]
+        return ()
 
     def cut(self, module: IRModule, signature: Signature, target: TargetSpec) -> Plan:
         """One unit per function of the signature; equal functions share one.

@@ -1,9 +1,12 @@
 """Dropout masks that do not depend on how a batch is split.
 
 An element's fate is a hash of (seed, number of the sample in the whole batch, element, layer), so
-that two workers with half a batch each draw exactly the masks of one with all of it. The hash is the
-32-bit finaliser of MurmurHash3 (A. Appleby), twice: plenty for masks, a few integer operations an
+that two workers with half a batch each draw exactly the masks of one with all of it. The hash is
+the 32-bit finaliser of MurmurHash3 (A. Appleby), twice: plenty for masks, a few integer operations an
 element, and nothing but Relax operators, so that every target can build it.
+
+The words are held in uint64 and cut to 32 bits after each step: TVM declares sums and products of
+unsigned integers free of overflow to LLVM, which turns an addition that does wrap into an "or".
 """
 
 from __future__ import annotations

@@ -1,0 +1,196 @@
+"""Golden IR: what each pass makes of a module, compared blind to names."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import tvm
+from tvm.script import ir as I
+from tvm.script import relax as R
+
+from nexus_compiler.ir import law
+from nexus_compiler.passes import base
+from nexus_compiler.passes.decompose import DecomposeForInference
+from nexus_compiler.passes.differentiate import Differentiate
+from nexus_compiler.passes.fuse import Fuse
+from nexus_compiler.passes.legalize import Legalize
+from nexus_compiler.passes.simplify import Simplify
+from nexus_runtime.errors import InternalError, UnsupportedOperator
+
+
+def check(before: tvm.IRModule, expected: tvm.IRModule, *steps: base.Pass) -> None:
+    after = base.run(before, steps)
+    tvm.ir.assert_structural_equal(after, expected, map_free_vars=True)
+
+
+def test_simplify_merges_equal_and_drops_unused_bindings() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((4,), "float32")) -> R.Tuple(R.Tensor((4,), "float32")):
+            with R.dataflow():
+                a = R.exp(x)
+                b = R.exp(x)
+                unused = R.sin(x)  # noqa: F841
+                copy = b
+                c = R.add(a, copy)
+                out = (c,)
+                R.output(out)
+            return out
+
+    @I.ir_module
+    class Expected:
+        @R.function
+        def main(x: R.Tensor((4,), "float32")) -> R.Tuple(R.Tensor((4,), "float32")):
+            with R.dataflow():
+                a = R.exp(x)
+                c = R.add(a, a)
+                out = (c,)
+                R.output(out)
+            return out
+
+    check(Before, Expected, Simplify())
+
+
+def test_decompose_turns_dropout_into_nothing() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((4,), "float32")) -> R.Tuple(R.Tensor((4,), "float32")):
+            with R.dataflow():
+                pair = R.nn.dropout(x, rate=0.5)
+                kept = pair[0]
+                out = (R.exp(kept),)
+                R.output(out)
+            return out
+
+    after = base.run(Before, [DecomposeForInference(), Simplify()])
+    assert law.operators(after["main"]) <= {"relax.exp", "relax.nn.dropout"}
+
+
+def test_differentiate_appends_gradients() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((4, 3), "float32"), w: R.Tensor((3, 2), "float32")) -> R.Tuple(
+            R.Tensor((), "float32")
+        ):
+            with R.dataflow():
+                y = R.matmul(x, w)
+                loss = R.sum(y)
+                out = (loss,)
+                R.output(out)
+            return out
+
+    @I.ir_module
+    class Expected:
+        @R.function
+        def main(x: R.Tensor((4, 3), "float32"), w: R.Tensor((3, 2), "float32")) -> R.Tuple(
+            R.Tensor((), "float32"), R.Tensor((3, 2), "float32")
+        ):
+            with R.dataflow():
+                y = R.matmul(x, w)
+                loss = R.sum(y)
+                one = R.ones(R.shape([]), dtype="float32")
+                back = R.broadcast_to(one, R.shape([4, 2]))
+                turned = R.permute_dims(x, axes=[1, 0])
+                gradient = R.matmul(turned, back)
+                out = (loss, gradient)
+                R.output(out)
+            return out
+
+    # Simplify drops the operator gradients' parts for operands that no gradient is wanted of.
+    check(Before, Expected, Differentiate(function="main", wanted=(1,)), Simplify())
+
+
+def test_differentiate_names_what_has_no_gradient() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((4,), "float32")) -> R.Tuple(R.Tensor((), "float32")):
+            with R.dataflow():
+                y = R.erf(x)
+                loss = R.sum(y)
+                out = (loss,)
+                R.output(out)
+            return out
+
+    with pytest.raises(UnsupportedOperator, match=r"relax\.erf has no gradient"):
+        Differentiate(function="main", wanted=(0,)).apply(Before)
+
+
+def test_integers_behind_no_weight_need_no_gradient() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((4,), "float32"), i: R.Tensor((4,), "int64")) -> R.Tuple(
+            R.Tensor((), "float32")
+        ):
+            with R.dataflow():
+                shifted = R.right_shift(i, R.const(1, "int64"))
+                mask = R.astype(shifted, "float32")
+                loss = R.sum(R.multiply(x, mask))
+                out = (loss,)
+                R.output(out)
+            return out
+
+    after = Differentiate(function="main", wanted=(0,)).apply(Before)
+    assert len(after["main"].ret_ty.fields) == 2
+
+
+def test_fuse_puts_an_epilogue_into_its_matmul() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((4, 3), "float32"), w: R.Tensor((3, 2), "float32")) -> R.Tuple(
+            R.Tensor((4, 2), "float32")
+        ):
+            with R.dataflow():
+                y = R.nn.relu(R.matmul(x, w))
+                out = (y,)
+                R.output(out)
+            return out
+
+    after = base.run(Before, [Legalize(), Fuse()])
+    assert sorted(v.name_hint for v in after.functions) == ["fused_matmul_relu", "main"]
+
+
+def test_the_law_names_pass_and_breach() -> None:
+    @I.ir_module
+    class Bad:
+        @R.function
+        def main(x: R.Tensor((4,), "float32")) -> R.Tuple(R.Tensor((4,), "float32")):
+            with R.dataflow():
+                out = (R.exp(x),)
+                R.output(out)
+            return out
+
+    with pytest.raises(InternalError, match=r"after pass 'nothing' .* still calls relax\.exp"):
+        law.check(Bad, "lowered", after="nothing")
+    with pytest.raises(InternalError, match=r"already calls relax\.call_tir"):
+        law.check(base.run(Bad, [Legalize()]), "captured", after="nothing")
+
+
+def test_hooks_see_every_pass() -> None:
+    seen = []
+    module = tvm.IRModule()
+    base.run(module, [Simplify(), Simplify()], [lambda n, step, m, s: seen.append((n, step.name))])
+    assert seen == [(0, "simplify"), (1, "simplify")]
+
+
+def all_passes() -> list[type[base.Pass]]:
+    def below(kind: type[base.Pass]) -> list[type[base.Pass]]:
+        return [kind, *(found for sub in kind.__subclasses__() for found in below(sub))]
+
+    return [kind for kind in below(base.Pass) if kind is not base.Pass]
+
+
+@pytest.mark.parametrize("kind", all_passes(), ids=lambda k: k.__name__)
+def test_every_option_is_a_factor(kind: type[base.Pass]) -> None:
+    assert dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen
+    values = {f.name: f"value-of-{f.name}" for f in dataclasses.fields(kind)}
+    said = kind(**values).factor()
+    assert said.startswith(kind.name)
+    assert all(repr(value) in said for value in values.values())
+    assert kind.leaves == "" or kind.leaves in law.LAW
