@@ -10,13 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from nexus_runtime.data import DataSet
 from nexus_runtime.errors import NexusError, SchedulerError
 from nexus_runtime.scheduler import blobs
 from nexus_runtime.scheduler import events as ev
@@ -24,52 +21,8 @@ from nexus_runtime.scheduler import instructions as do
 from nexus_runtime.scheduler.aggregation import combine
 from nexus_runtime.scheduler.report import EpochReport, PlanReport, Tally
 from nexus_runtime.scheduler.state import JobState
-from nexus_runtime.trainer import Gradients, Trainer, scheduled_rate
-
-
-class Observer(Protocol):
-    """Is told how the job goes on; called from other threads, must return soon."""
-
-    def planned(self, plan: PlanReport) -> None:
-        """The batch is split anew."""
-        ...
-
-    def advanced(self, epoch: int, rounds: int, of: int, tally: Tally) -> None:
-        """Another update was applied."""
-        ...
-
-    def finished_epoch(self, report: EpochReport) -> None:
-        """An epoch was evaluated."""
-        ...
-
-
-@dataclass(frozen=True)
-class Work:
-    """A job and all it needs; the trainer holds the master copy of parameters and states."""
-
-    name: str
-    spec: ev.JobSpec
-    trainer: Trainer
-    data: DataSet
-    data_source: str
-    artifact: bytes
-    learning_rate: float
-    checkpoint: Path | None = None
-    about: dict[str, Any] | None = None  # what a checkpoint says of the job
-    history: tuple[EpochReport, ...] = ()  # of the epochs before a resumption
-
-
-class Fenced(msgspec.Struct, frozen=True):
-    """The answer to a poll of a session that was given up."""
-
-    reason: str
-
-
-class Finished(msgspec.Struct, frozen=True):
-    """The answer to a poll when the job is over."""
-
-
-Answer = do.Lease | Fenced | Finished | None
+from nexus_runtime.scheduler.work import Answer, Fenced, Finished, Observer, Work
+from nexus_runtime.trainer import Gradients, scheduled_rate
 
 
 class Coordinator:
@@ -118,10 +71,17 @@ class Coordinator:
         return self._clock()
 
     def handle(self, event: ev.Event) -> list[do.Instruction]:
-        """Give an event to the state machine and carry out what it says; returns that, too."""
-        instructions = self.machine.handle(event)
-        for instruction in instructions:
-            self._executors[type(instruction)](instruction)
+        """Give an event to the state machine and carry out what it says; returns that, too.
+
+        An error of ours on the way ends the job: every job reaches an end.
+        """
+        try:
+            instructions = self.machine.handle(event)
+            for instruction in instructions:
+                self._executors[type(instruction)](instruction)
+        except Exception as error:
+            self._end(error)
+            return []
         return instructions
 
     # What workers ask
@@ -224,14 +184,20 @@ class Coordinator:
         if error := done.exception():
             self._abort(error, f"round {commit.round}")
             return
-        sums, parameters = done.result()
+        self._advance(commit, *done.result())
+
+    def _advance(self, commit: do.CommitRound, sums: Gradients, parameters: bytes) -> None:
         tally = self._tally
         tally.loss += sums.loss_sum
         tally.correct += sums.correct
         tally.samples += sums.count
         tally.end = self.now()
         rounds = self.work.spec.rounds_per_epoch
-        self._observer.advanced(commit.epoch + 1, tally.rounds, rounds, tally)
+        try:
+            self._observer.advanced(commit.epoch + 1, tally.rounds, rounds, tally)
+        except Exception as error:
+            self._abort(error, f"round {commit.round}")
+            return
         self._publish(parameters)
         self._round_begin = self.now()
         applied = ev.RoundApplied(
@@ -269,12 +235,13 @@ class Coordinator:
             self._abort(error, f"epoch {epoch + 1}")
 
     def _abort(self, error: BaseException, where: str) -> None:
-        if not self.outcome.done():
-            if not isinstance(error, NexusError):
-                self.outcome.set_exception(error)
-            hint = error.hint if isinstance(error, NexusError) else ""
-            message = error.message if isinstance(error, NexusError) else repr(error)
-            self.handle(ev.JobAborted(at=self.now(), reason=f"{where}: {message}", hint=hint))
+        """Tell the machine of an error in what it asked for; the user gets the error itself."""
+        if isinstance(error, NexusError):
+            reason = f"{where}: {error.message}"
+            self.handle(ev.JobAborted(at=self.now(), reason=reason, hint=error.hint))
+        else:
+            self.machine.handle(ev.JobAborted(at=self.now(), reason=f"{where}: {error!r}"))
+            self._end(error)
 
     def _finish_job(self, _: do.FinishJob) -> None:
         # The last evaluation is in the thread already: what is submitted now comes after it.
@@ -284,7 +251,7 @@ class Coordinator:
     def _fail_job(self, fail: do.FailJob) -> None:
         self._end(SchedulerError(fail.message, hint=fail.hint))
 
-    def _end(self, error: SchedulerError | None) -> None:
+    def _end(self, error: BaseException | None) -> None:
         if not self.outcome.done():
             if error:
                 self.outcome.set_exception(error)

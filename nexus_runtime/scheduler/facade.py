@@ -18,13 +18,14 @@ from nexus_runtime.errors import SchedulerError
 from nexus_runtime.scheduler import blobs
 from nexus_runtime.scheduler import events as ev
 from nexus_runtime.scheduler.config import ClusterConfig
-from nexus_runtime.scheduler.coordinator import Coordinator, Work
+from nexus_runtime.scheduler.coordinator import Coordinator
 from nexus_runtime.scheduler.engines.base import Engine, WorkerSpec
 from nexus_runtime.scheduler.engines.local import LocalEngine, check_devices
 from nexus_runtime.scheduler.progress import Quiet, for_stderr
 from nexus_runtime.scheduler.report import EpochReport, TrainingReport
 from nexus_runtime.scheduler.security import Authority
 from nexus_runtime.scheduler.server import Server
+from nexus_runtime.scheduler.work import Work
 from nexus_runtime.scheduler.worker import Load, load_artifact
 from nexus_runtime.trainer import Trainer
 
@@ -78,11 +79,13 @@ class Scheduler:
         cluster: ClusterConfig,
         *,
         engine: Engine | None = None,
+        listen: str = "127.0.0.1:0",
         load: Load = load_artifact,
         timing: ev.Timing = ev.Timing(),  # noqa: B008 (frozen)
     ) -> None:
         self._graph, self._cluster = graph, cluster
-        self._engine, self._load, self._timing = engine, load, timing
+        self._engine, self._listen = engine, listen
+        self._load, self._timing = load, timing
 
     @classmethod
     def with_graph(cls, graph: Trainable, cluster: ClusterConfig, **settings: Any) -> Scheduler:
@@ -91,7 +94,9 @@ class Scheduler:
         Args:
             graph: what to train, e.g. a GraphBuilder.
             cluster: where.
-            settings: `engine` (what starts workers), `load` (what loads artifacts), `timing`.
+            settings: `engine` (what starts workers: `LocalEngine()`, `ExternalEngine(directory)`),
+                `listen` ("host:port" of the scheduler as workers dial it; port 0: any),
+                `timing` (how patient it is), `load` (what loads artifacts).
 
         Raises:
             SchedulerError: the cluster is empty, or has several pools without federated scheduling.
@@ -203,14 +208,14 @@ class Scheduler:
 
     def _run(self, work: Work, talk: Quiet) -> Coordinator:
         """Start server and workers, wait for the end, and leave nothing running."""
-        authority = Authority()
+        authority, host = Authority(), self._listen.rpartition(":")[0]
         with contextlib.ExitStack() as cleanup:
-            directory = Path(
-                cleanup.enter_context(tempfile.TemporaryDirectory(prefix="nexus-credentials-"))
-            )
             engine = self._engine or LocalEngine()
             cleanup.callback(engine.close)
-            server = Server(work, authority.server(), talk)
+            directory = engine.credentials or Path(
+                cleanup.enter_context(tempfile.TemporaryDirectory(prefix="nexus-credentials-"))
+            )
+            server = Server(work, authority.server([host]), talk, listen=self._listen)
             job = server.start()
             cleanup.callback(server.close)
 
@@ -219,8 +224,7 @@ class Scheduler:
 
             if not job.outcome.done():
                 specs = self._workers(authority, directory)
-                talk.say(f"starting {len(specs)} workers")
-                engine.start(specs, f"127.0.0.1:{server.port}", on_exit)
+                talk.say(engine.start(specs, f"{host}:{server.port}", on_exit))
             job.outcome.result()
         return job
 

@@ -26,10 +26,11 @@ from nexus_runtime.scheduler import events as ev
 from nexus_runtime.scheduler import instructions as do
 from nexus_runtime.scheduler import scheduler_pb2 as pb
 from nexus_runtime.scheduler import scheduler_pb2_grpc as rpc
-from nexus_runtime.scheduler.coordinator import Coordinator, Fenced, Finished, Observer, Work
+from nexus_runtime.scheduler.coordinator import Coordinator
 from nexus_runtime.scheduler.profile import Sample, batches_to_measure
 from nexus_runtime.scheduler.security import Credentials
 from nexus_runtime.scheduler.wire import OPTIONS, POLL_SECONDS, PROTOCOL, blob_message
+from nexus_runtime.scheduler.work import Fenced, Finished, Observer, Work
 from nexus_runtime.trainer import Gradients
 
 TICK_SECONDS = 0.1

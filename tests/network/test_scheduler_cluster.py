@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,6 +21,7 @@ from nexus_runtime import data
 from nexus_runtime.errors import ArtifactError, SchedulerError
 from nexus_runtime.scheduler import progress
 from nexus_runtime.scheduler.config import ClusterConfig, DeviceType
+from nexus_runtime.scheduler.engines.external import ExternalEngine
 from nexus_runtime.scheduler.engines.local import LocalEngine
 from nexus_runtime.scheduler.events import Timing
 from nexus_runtime.scheduler.facade import PEAK_RATE, Scheduler
@@ -92,9 +94,10 @@ class _Saboteur(LocalEngine):
         super().__init__(AGENT)
         self._act = act
 
-    def start(self, specs, scheduler, on_exit) -> None:
-        super().start(specs, scheduler, on_exit)
+    def start(self, specs, scheduler, on_exit) -> str:
+        said = super().start(specs, scheduler, on_exit)
         threading.Thread(target=self._wait_and_act, daemon=True).start()
+        return said
 
     def _wait_and_act(self) -> None:
         assert _ROUNDS.wait(30)
@@ -210,3 +213,31 @@ def test_a_checkpoint_of_another_job_is_refused(tmp_path):
     path.write_bytes(b"damaged")
     with pytest.raises(ArtifactError, match="cannot be read"):
         _train(NumpyGraph(), THREE, epochs=1, checkpoint=path)
+
+
+def test_an_error_of_ours_ends_the_job(monkeypatch):
+    def advanced(self, epoch, rounds, of, tally) -> None:
+        raise RuntimeError("a broken bar")
+
+    monkeypatch.setattr(progress.Quiet, "advanced", advanced)
+    with pytest.raises(RuntimeError, match="a broken bar"):
+        _train(NumpyGraph(), ClusterConfig().add_node("lab", DeviceType.CPU, 1))
+
+
+class _Hands(ExternalEngine):
+    """Types what the scheduler says, as a person would."""
+
+    def start(self, specs, scheduler, on_exit) -> str:
+        said = super().start(specs, scheduler, on_exit)
+        lines = [line.split() for line in said.splitlines()[1:]]
+        assert [words[:2] for words in lines] == [["nexus-agent", "join"]] * 2
+        self.agents = [subprocess.Popen([*AGENT, *words[1:]]) for words in lines]
+        return said
+
+
+def test_workers_that_people_start_join_by_command_line(tmp_path):
+    hands = _Hands(tmp_path / "credentials")
+    cluster = ClusterConfig().add_node("lab", DeviceType.VULKAN, 2)
+    report = _train(NumpyGraph(), cluster, engine=hands, epochs=1)
+    assert [agent.wait(10) for agent in hands.agents] == [0, 0]
+    assert report.history[0].shares.keys() == {"lab-0", "lab-1"}

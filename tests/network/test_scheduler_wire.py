@@ -23,12 +23,12 @@ from nexus_runtime.errors import SchedulerError
 from nexus_runtime.scheduler import blobs
 from nexus_runtime.scheduler import scheduler_pb2 as pb
 from nexus_runtime.scheduler import scheduler_pb2_grpc as rpc
-from nexus_runtime.scheduler.coordinator import Work
 from nexus_runtime.scheduler.events import JobSpec, Timing
 from nexus_runtime.scheduler.progress import Quiet
 from nexus_runtime.scheduler.security import Authority, Credentials
 from nexus_runtime.scheduler.server import Server
 from nexus_runtime.scheduler.wire import OPTIONS
+from nexus_runtime.scheduler.work import Work
 from nexus_runtime.scheduler.worker import Worker, WorkerOptions
 from nexus_runtime.trainer import Trainer
 

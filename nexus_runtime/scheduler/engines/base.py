@@ -29,8 +29,16 @@ OnExit = Callable[[str, str], None]
 class Engine(Protocol):
     """Starts workers, watches them, ends them."""
 
-    def start(self, specs: Sequence[WorkerSpec], scheduler: str, on_exit: OnExit) -> None:
+    @property
+    def credentials(self) -> Path | None:
+        """Where the workers' credentials are to be written; None: for this job only."""
+        ...
+
+    def start(self, specs: Sequence[WorkerSpec], scheduler: str, on_exit: OnExit) -> str:
         """Start the workers and point them to the scheduler at "host:port".
+
+        Returns:
+            What people should know of it.
 
         Raises:
             DeviceError: this engine has no such device.

@@ -43,7 +43,12 @@ class LocalEngine:
         """Process ids by worker."""
         return {name: process.pid for name, process in self._processes.items()}
 
-    def start(self, specs: Sequence[WorkerSpec], scheduler: str, on_exit: OnExit) -> None:
+    @property
+    def credentials(self) -> Path | None:
+        """They are written for the job only."""
+        return None
+
+    def start(self, specs: Sequence[WorkerSpec], scheduler: str, on_exit: OnExit) -> str:
         """Start one process for each worker.
 
         Raises:
@@ -72,6 +77,7 @@ class LocalEngine:
             )
             watcher.start()
             self._watchers.append(watcher)
+        return f"{len(specs)} workers are starting"
 
     def close(self) -> None:
         """Give the workers a moment to end, then kill them."""
