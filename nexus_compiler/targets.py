@@ -100,7 +100,7 @@ def load(name: str) -> TargetSpec:
     if name not in known:
         raise TargetError(
             f"unknown target '{name}'",
-            hint=nearest(name, known) + "; `nexusc targets` lists them all",
+            hint=f"{nearest(name, known)} (`nexusc targets` lists them all)",
         )
     return known[name]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from pathlib import Path
@@ -94,8 +95,11 @@ def _check_output(output: Path, model: Path) -> None:
 def _dump_hook(directory: Path) -> Any:
     directory.mkdir(parents=True, exist_ok=True)
 
+    numbers = itertools.count()
+
     def dump(position: int, step: Any, module: Any, seconds: float) -> None:
-        path = directory / f"{position:02d}-{step.name}.py"
+        # Numbered over the whole build: the common passes first, then those of each target.
+        path = directory / f"{next(numbers):02d}-{step.name}.py"
         path.write_text(module.script(), encoding="utf-8")
 
     return dump

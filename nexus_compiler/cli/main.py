@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 import click
 
 from nexus_compiler.cli import console
-from nexus_runtime.errors import NexusError
+from nexus_runtime.errors import NexusError, UserError, nearest
 
 # Imported when they are called: `nexusc --help` must not wait for TVM.
 COMMANDS = {
@@ -45,6 +44,13 @@ class _Commands(click.Group):
         module, _, attribute = COMMANDS[cmd_name].partition(":")
         return getattr(importlib.import_module(module), attribute)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise UserError(f"there is no command '{args[0]}'", hint=nearest(args[0], COMMANDS))
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # Click would import every command for its first line of help.
         with formatter.section("Commands"):
@@ -75,10 +81,6 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         console.say("interrupted")
         return 1
-    except BrokenPipeError:
-        # The reader of our output has gone; keep Python from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except click.ClickException as error:
         return _report(error.format_message(), _usage_hint(error), 1, arguments)
     except NexusError as error:
@@ -100,3 +102,7 @@ def _report(message: str, hint: str, status: int, arguments: list[str]) -> int:
     if hint:
         console.say(f"hint: {hint}")
     return status
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,14 @@ def shapes(values: Sequence[str]) -> dict[str, tuple[int | str | None, ...]]:
         ShapeError: a dimension is neither a whole number above 0, nor `?`, nor a name.
     """
     return {
-        name: tuple(_dim(name, part) for part in text.replace("x", ",").split(","))
+        name: tuple(_dim(name, part) for part in _parts(text))
         for name, text in pairs(values, option="--shape").items()
     }
+
+
+def _parts(text: str) -> list[str]:
+    # 1x3x224x224 is what many people write; an x within a name is left alone.
+    return text.split("x" if re.fullmatch(r"[\d?]+(x[\d?]+)+", text) else ",")
 
 
 def _dim(name: str, text: str) -> int | str | None:

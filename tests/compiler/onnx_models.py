@@ -43,6 +43,7 @@ def model(
     outputs: Sequence[str] = ("y",),
     constants: Arrays | None = None,
     opset: int = 18,
+    domains: Sequence[str] = (),
 ) -> onnx.ModelProto:
     """A model; `inputs` maps a name to its dtype and shape."""
 
@@ -56,8 +57,13 @@ def model(
         [helper.make_value_info(name, onnx.TypeProto()) for name in outputs],
         [numpy_helper.from_array(a, name) for name, a in (constants or {}).items()],
     )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
-    return onnx.shape_inference.infer_shapes(proto)
+    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in domains)]
+    proto = helper.make_model(graph, opset_imports=imports, ir_version=9)
+    proto = onnx.shape_inference.infer_shapes(proto)
+    for value in proto.graph.output:  # of functions, inference knows nothing
+        if not value.HasField("type"):
+            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    return proto
 
 
 def single(

@@ -115,9 +115,8 @@ def test_group_norm_by_its_definition() -> None:
     compare(*single("GroupNormalization", [floats(2, 4, 3)], stored, opset=21, num_groups=2))
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_local_response_norm(size: int) -> None:
-    compare(*single("LRN", [floats(1, 5, 3, 3)], size=size, alpha=0.2, beta=0.6, bias=1.5))
+def test_local_response_norm() -> None:
+    compare(*single("LRN", [floats(1, 5, 3, 3)], size=3, alpha=0.2, beta=0.6, bias=1.5))
 
 
 @pytest.mark.parametrize("p", [1, 2])

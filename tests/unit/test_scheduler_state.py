@@ -122,7 +122,12 @@ def test_leases_carry_all_that_a_worker_needs():
         m.push("a", leases[-1])
         m.applied()
     assert [lease.parameters for lease in leases] == ["p0", "p1", "p2", "p3"]
-    assert [(x.epoch, x.start, x.row) for x in leases] == [(0, 0, 0), (0, 8, 8), (1, 0, 0), (1, 8, 8)]
+    assert [(x.epoch, x.start, x.row) for x in leases] == [
+        (0, 0, 0),
+        (0, 8, 8),
+        (1, 0, 0),
+        (1, 8, 8),
+    ]
     assert leases[0].seed == leases[1].seed != leases[2].seed
     assert leases[0].deadline == m.job.timing.lease_floor
 
@@ -353,7 +358,9 @@ def test_applying_what_was_not_committed_is_our_fault():
 
 def test_events_survive_a_journal():
     ready = ev.WorkerReady(at=1.0, worker="a", session=1, profile=_PROFILE)
-    started = ev.JobStarted(at=0.0, job=ev.JobSpec(samples=1, batch_size=1, epochs=1), parameters="")
+    started = ev.JobStarted(
+        at=0.0, job=ev.JobSpec(samples=1, batch_size=1, epochs=1), parameters=""
+    )
     kind = ev.WorkerReady | ev.JobStarted
     for event in (ready, started):
         assert msgspec.json.decode(msgspec.json.encode(event), type=kind) == event
