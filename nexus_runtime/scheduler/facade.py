@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -80,11 +80,13 @@ class Scheduler:
         *,
         engine: Engine | None = None,
         listen: str = "127.0.0.1:0",
+        hosts: Sequence[str] = (),
         load: Load = load_artifact,
         timing: ev.Timing = ev.Timing(),  # noqa: B008 (frozen)
     ) -> None:
         self._graph, self._cluster = graph, cluster
         self._engine, self._listen = engine, listen
+        self._hosts = (*hosts, listen.rpartition(":")[0])
         self._load, self._timing = load, timing
 
     @classmethod
@@ -95,8 +97,9 @@ class Scheduler:
             graph: what to train, e.g. a GraphBuilder.
             cluster: where.
             settings: `engine` (what starts workers: `LocalEngine()`, `ExternalEngine(directory)`),
-                `listen` ("host:port" of the scheduler as workers dial it; port 0: any),
-                `timing` (how patient it is), `load` (what loads artifacts).
+                `listen` ("host:port", port 0: any), `hosts` (names and addresses by which workers
+                dial it, where they are others), `timing` (how patient the scheduler is), `load`
+                (what loads artifacts).
 
         Raises:
             SchedulerError: the cluster is empty, or has several pools without federated scheduling.
@@ -208,14 +211,14 @@ class Scheduler:
 
     def _run(self, work: Work, talk: Quiet) -> Coordinator:
         """Start server and workers, wait for the end, and leave nothing running."""
-        authority, host = Authority(), self._listen.rpartition(":")[0]
+        authority = Authority()
         with contextlib.ExitStack() as cleanup:
             engine = self._engine or LocalEngine()
             cleanup.callback(engine.close)
             directory = engine.credentials or Path(
                 cleanup.enter_context(tempfile.TemporaryDirectory(prefix="nexus-credentials-"))
             )
-            server = Server(work, authority.server([host]), talk, listen=self._listen)
+            server = Server(work, authority.server(self._hosts), talk, listen=self._listen)
             job = server.start()
             cleanup.callback(server.close)
 
@@ -224,7 +227,7 @@ class Scheduler:
 
             if not job.outcome.done():
                 specs = self._workers(authority, directory)
-                talk.say(engine.start(specs, f"{host}:{server.port}", on_exit))
+                talk.say(engine.start(specs, f"{self._hosts[0]}:{server.port}", on_exit))
             job.outcome.result()
         return job
 

@@ -32,6 +32,7 @@ from nexus_runtime.trainer import Gradients, Trainer, TrainingSteps
 
 Load = Callable[[Path, int], TrainingSteps]
 _LARGEST_BLOB = 1 << 36
+_PAUSE = 0.5  # before registering again; two workers of one name must not keep each other busy
 _TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
@@ -82,7 +83,7 @@ class Worker:
         """
         with self._channel:
             while not self._session():
-                pass
+                time.sleep(_PAUSE)
 
     def _session(self) -> bool:
         """Register and work; whether the job is over (otherwise the session was given up)."""
