@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tvm import relax
+from tvm import relax, tirx
 
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.sizes import Size
@@ -50,6 +50,7 @@ def agree(node: Node, tensors: Sequence[relax.Expr], axis: int) -> list[relax.Ex
 
 
 def _agreed(node: Node, sizes: Sequence[Size], stretch: bool) -> Size:
+    """The size that all of `sizes` shall have."""
     rest = [s for s in sizes if not (stretch and isinstance(s, int) and s == 1)]
     if not rest:
         return 1
@@ -60,7 +61,30 @@ def _agreed(node: Node, sizes: Sequence[Size], stretch: bool) -> Size:
             "on the same axis",
             hint="if you gave `shapes=`, check them; else the model is inconsistent",
         )
-    return numbers.pop() if numbers else min(rest, key=lambda size: len(str(size)))
+    return numbers.pop() if numbers else min(rest, key=_preference)
+
+
+def _preference(size: Size) -> tuple[bool, int, str]:
+    """An expression before a dimension, then the shortest, then by name.
+
+    TVM takes `match_cast(x: [n // 2 * 2], [n])` for a definition of n and, in CanonicalizeBindings,
+    replaces n by itself until the stack ends. An order that never depends on the place of an
+    operand makes sure that two dimensions are not defined by each other either.
+    """
+    return isinstance(size, tirx.Var), len(str(size)), str(size)
+
+
+def contract(node: Node, a: relax.Expr, b: relax.Expr) -> tuple[relax.Expr, relax.Expr]:
+    """The factors of a matrix product, which TVM can now prove to fit each other."""
+    left, right = node.shape(a), node.shape(b)
+    axis = max(len(right) - 2, 0)
+    size = _agreed(node, [left[-1], right[axis]], stretch=False)
+    if not node.sizes.equal(left[-1], size):
+        a = node.importer.match(a, [*left[:-1], size])
+    if not node.sizes.equal(right[axis], size):
+        right[axis] = size
+        b = node.importer.match(b, right)
+    return a, b
 
 
 def _cast(

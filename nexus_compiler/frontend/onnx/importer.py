@@ -109,9 +109,14 @@ class Importer:
         """The module with the function "main", and what it returns."""
         builder = self._builder
         with builder.function("main", list(parameters)):
-            with builder.dataflow():
-                values = [self.tensor(value) for value in self.run_graph(graph, scope)]
-                results = builder.emit_output(relax.Tuple(values))
+            try:
+                with builder.dataflow():
+                    values = [self.tensor(value) for value in self.run_graph(graph, scope)]
+                    results = builder.emit_output(relax.Tuple(values))
+            except Exception:
+                # TVM prints a warning of its own about every block that is left open.
+                builder._end_block()  # pyright: ignore[reportPrivateUsage]
+                raise
             builder.emit_func_output(results)
         function = builder.get()["main"]
         weights = [variable for variable, _ in self.parameters.values()]

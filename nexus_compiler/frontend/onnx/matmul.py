@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm import relax
 
-from nexus_compiler.frontend.onnx.broadcast import align
+from nexus_compiler.frontend.onnx.broadcast import align, contract
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.registry import op
 from nexus_compiler.frontend.onnx.values import R, Value
@@ -16,19 +16,7 @@ def matmul(node: Node) -> Value:
     a, b = node.tensors()
     if node.rank(a) > 2 and node.rank(b) > 2:
         a, b = align(node, [a, b], skip=2)
-    return R.matmul(*_inner(node, a, b))
-
-
-def _inner(node: Node, a: relax.Expr, b: relax.Expr) -> tuple[relax.Expr, relax.Expr]:
-    """Both, with the contracted axis provably of one size."""
-    left, right = node.shape(a), node.shape(b)
-    axis = max(len(right) - 2, 0)
-    if node.sizes.equal(left[-1], right[axis]):
-        return a, b
-    if isinstance(right[axis], int):
-        return node.importer.match(a, [*left[:-1], right[axis]]), b
-    right[axis] = left[-1]
-    return a, node.importer.match(b, right)
+    return R.matmul(*contract(node, a, b))
 
 
 @op("Gemm")
@@ -40,7 +28,7 @@ def gemm(node: Node) -> Value:
     if node.attr("transB"):
         b = node.emit(R.permute_dims(b))
     node.ignore("broadcast")  # before opset 7; without it C has the full shape anyway
-    product = _scaled(node, R.matmul(*_inner(node, a, b)), node.attr("alpha"))
+    product = _scaled(node, R.matmul(*contract(node, a, b)), node.attr("alpha"))
     beta = node.attr("beta")
     if not node.has(2):
         return product

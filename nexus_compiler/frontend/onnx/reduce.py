@@ -86,7 +86,7 @@ def _extreme(node: Node, x: relax.Expr, axes: list[int], keep: bool) -> relax.Ex
         number: float = np.inf if top else -np.inf
     else:
         number = np.iinfo(dtype).max if top else np.iinfo(dtype).min
-    return R.full(sizes, node.scalar(number, dtype), dtype)
+    return R.broadcast_to(node.scalar(number, dtype), sizes)
 
 
 def _pointwise(node: Node, x: relax.Expr) -> relax.Expr:

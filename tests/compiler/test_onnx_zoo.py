@@ -1,0 +1,87 @@
+"""Real models of the zoo give what ONNX Runtime gives; most with symbolic shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx_models import compare, floats, whole
+
+from nexus_compiler.frontend.onnx import capture
+
+zoo = pytest.importorskip("zoo")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, what to feed it, and the outputs that its signature promises."""
+
+    model: str
+    feeds: dict[str, np.ndarray]
+    outputs: tuple[tuple[Any, ...], ...]
+
+
+def image(*shape: int) -> dict[str, np.ndarray]:
+    return {"x": floats(*shape, low=-1, high=1)}
+
+
+CASES = {
+    "orient": Case("ocr-orient", image(2, 3, 48, 32), (("batch", 2),)),
+    "detect": Case(
+        "ocr-detect",
+        image(1, 3, 32, 64),
+        (
+            (
+                "DynamicDimension_0",
+                1,
+                "(DynamicDimension_1 - 1) // 4 * 4 + 4",
+                "(DynamicDimension_2 - 1) // 4 * 4 + 4",
+            ),
+        ),
+    ),
+    "recognise": Case(
+        "ocr-recognise",
+        image(1, 3, 48, 16),
+        (("DynamicDimension_0", "(DynamicDimension_1 - 5) // 8 + 1", 18710),),
+    ),
+    "magika": Case(
+        "magika", {"bytes": whole(2, 2048, high=257, dtype="int32")}, (("unk__214", 214),)
+    ),
+}
+
+
+def fetched(model: str) -> Path:
+    try:
+        return zoo.fetch(model)
+    except zoo.ZooError as error:
+        pytest.skip(f"the zoo cannot be reached: {error}")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_real_model(name: str) -> None:
+    case = CASES[name]
+    path = fetched(case.model)
+    graph = compare(path, case.feeds, tol=1e-4)
+    (entry,) = graph.signature.functions
+    assert tuple(spec.shape for spec in entry.outputs) == case.outputs
+    assert graph.source.name == path.name
+
+
+FIXED = [
+    ("ocr-orient", (1, 3, 48, 192), (1, 2)),
+    ("ocr-detect", (1, None, 160, 160), (1, 1, 160, 160)),
+    ("ocr-recognise", (1, 3, 48, 320), (1, 40, 18710)),
+]
+
+
+@pytest.mark.parametrize(("model", "shape", "expected"), FIXED)
+def test_real_model_of_fixed_size(
+    model: str, shape: tuple[int | None, ...], expected: tuple[int, ...]
+) -> None:
+    graph = capture(fetched(model), shapes={"x": shape})
+    (entry,) = graph.signature.functions
+    assert [spec.shape for spec in entry.outputs] == [expected]
+    assert entry.inputs[0].shape == tuple(size or 3 for size in shape)
