@@ -5,21 +5,56 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tvm import IRModule, tirx
+from tvm import IRModule, s_tir, tirx
 
+from nexus_compiler.codegen.llvm.schedules import chain, kernel, matmul
+from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.passes.base import Pass
+
+FAMILIES = (matmul.schedule, chain.schedule)
+"""In the order of asking; the first that knows the kernel's form wins."""
 
 
 @dataclass(frozen=True)
 class Schedule(Pass):
-    """Apply the first schedule of `schedules/` that knows a kernel's form; others stay as they are."""
+    """Apply the first schedule of `schedules/` that knows a kernel's form; others stay as they are.
+
+    Attributes:
+        vector_bits: bits of one vector register.
+        vector_registers: how many there are.
+        parallel_work: multiply-adds, or elements, from which on a kernel runs on all cores; waking
+            them costs about as much as 30 000 additions.
+    """
 
     name: ClassVar[str] = "schedule"
     leaves: ClassVar[str] = "lowered"
 
     vector_bits: int = 256
     vector_registers: int = 16
+    parallel_work: int = 32768
 
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite the kernels of `module`."""
-        return module
+        machine = Machine(self.vector_bits, self.vector_registers, self.parallel_work)
+        functions = {
+            variable: schedule(function, machine)
+            if isinstance(function, tirx.PrimFunc)
+            else function
+            for variable, function in module.functions.items()
+        }
+        return IRModule(functions, attrs=module.attrs)
+
+
+def schedule(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
+    """One kernel, scheduled; as it was where no family knows it."""
+    try:
+        inlined = kernel.inline(function).mod["main"]
+    except s_tir.ScheduleError:
+        return function
+    form = kernel.read(inlined)
+    if form is None:
+        return function
+    for family in FAMILIES:
+        if (scheduled := family(form, machine)) is not None:
+            return scheduled
+    return function

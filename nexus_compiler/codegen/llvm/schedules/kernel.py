@@ -1,0 +1,220 @@
+"""A kernel as a list of stages, after elementwise stages have been merged into their readers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import tvm_ffi
+from tvm import IRModule, s_tir, tirx
+from tvm.ir import Op
+from tvm.ir.expr import Call, TensorLoad
+from tvm.s_tir.stmt import SBlock, SBlockRealize
+
+# Values that take about as long as storing and loading one: may be computed twice.
+_CHEAP_CALLS = frozenset(
+    f"tirx.{name}"
+    for name in (
+        *("sqrt", "fabs", "floor", "ceil", "shift_left", "shift_right"),
+        *("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not"),
+    )
+)
+# Nodes: a value that is used twice in each of ten stages would grow a thousandfold.
+_LARGEST = 400
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One loop nest around one store: `for spatial: init; for reduced: store`.
+
+    Axes of one turn are left out.
+    """
+
+    name: str
+    spatial: tuple[tirx.IterVar, ...]
+    reduced: tuple[tirx.IterVar, ...]
+    store: tirx.BufferStore
+    init: Any
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The function with its stages in the order in which they run."""
+
+    function: tirx.PrimFunc
+    stages: tuple[Stage, ...]
+
+
+def inline(function: tirx.PrimFunc) -> s_tir.Schedule:
+    """Merge every stage that is cheap or has one reader into its readers.
+
+    Stages that pad stay: a condition around each load keeps the reader from being vectorised.
+    """
+    schedule = s_tir.Schedule(IRModule({"main": function}))
+    root = schedule.get_sblock("root")
+    inner = set(schedule.get(root).alloc_buffers)
+    for reference in schedule.get_child_blocks(root):
+        block = schedule.get(reference)
+        if inner.issuperset(region.source for region in block.writes) and _elementwise(block):
+            readers = [schedule.get(reader) for reader in schedule.get_consumers(reference)]
+            if _worth_inlining(block, readers):
+                try_step(partial(schedule.compute_inline, reference))
+    return schedule
+
+
+def try_step(step: Any) -> bool:
+    """Whether `step` was legal; a schedule is unchanged by an illegal one."""
+    try:
+        step()
+    except s_tir.ScheduleError:
+        return False
+    return True
+
+
+def _elementwise(block: SBlock) -> bool:
+    return isinstance(block.body, tirx.BufferStore) and not any(map(is_reduction, block.iter_vars))
+
+
+def is_reduction(axis: tirx.IterVar) -> bool:
+    """Whether `axis` is summed (or maximised, ...) over."""
+    return axis.iter_type == 2
+
+
+def _worth_inlining(block: SBlock, readers: Sequence[SBlock]) -> bool:
+    value, buffer = block.body.value, block.body.buffer
+    uses = sum(len(loads(reader.body, buffer)) for reader in readers)
+    if uses > 1 and uses * _size(value) > _LARGEST:
+        return False
+    if calls(value) <= _CHEAP_CALLS and not contains(value, tirx.Div):
+        return True
+    # Copies of a costly value are merged again by LLVM only where one loop holds them all.
+    turns = _turns(block)
+    return all(_elementwise(reader) and _same(_turns(reader), turns) for reader in readers)
+
+
+def _turns(block: SBlock) -> list[Any]:
+    return [axis.dom.extent for axis in block.iter_vars if not is_const(axis.dom.extent, 1)]
+
+
+def _same(one: list[Any], other: list[Any]) -> bool:
+    return len(one) == len(other) and all(map(same, one, other))
+
+
+def _size(value: Any) -> int:
+    count = 0
+
+    def visit(_: Any) -> None:
+        nonlocal count
+        count += 1
+
+    tvm_ffi.structural_walk(value, visit)
+    return count
+
+
+def calls(value: Any) -> set[str]:
+    """Names of the operators that `value` calls."""
+    found: set[str] = set()
+
+    def visit(node: Any) -> None:
+        found.add(node.op.name if isinstance(node.op, Op) else "?")
+
+    tvm_ffi.structural_walk(value, (Call, visit))
+    return found
+
+
+def contains(value: Any, kind: Any) -> bool:
+    """Whether a node of class `kind` is in `value`."""
+    found: list[Any] = []
+    tvm_ffi.structural_walk(value, (kind, found.append))
+    return bool(found)
+
+
+def read(function: tirx.PrimFunc) -> Kernel | None:
+    """The stages of `function`; None where it has a form that is none."""
+    if not isinstance(function.body, SBlockRealize):
+        return None
+    body = function.body.block.body
+    nests = body.seq if isinstance(body, tirx.SeqStmt) else [body]
+    stages = [_read_stage(nest) for nest in nests]
+    known = tuple(stage for stage in stages if stage is not None)
+    return Kernel(function, known) if len(known) == len(stages) else None
+
+
+def _read_stage(nest: tirx.Stmt) -> Stage | None:
+    while isinstance(nest, tirx.For):
+        nest = nest.body
+    if not isinstance(nest, SBlockRealize) or not is_const(nest.predicate, 1):
+        return None
+    block = nest.block
+    store, init = block.body, block.init
+    if not isinstance(store, tirx.BufferStore) or block.alloc_buffers:
+        return None
+    if init is not None and not isinstance(init, tirx.BufferStore):
+        return None
+    if any(is_const(axis.dom.extent, 0) for axis in block.iter_vars):
+        return None
+    axes = [axis for axis in block.iter_vars if not is_const(axis.dom.extent, 1)]
+    return Stage(
+        block.name_hint,
+        tuple(axis for axis in axes if not is_reduction(axis)),
+        tuple(axis for axis in axes if is_reduction(axis)),
+        drop_units(store, block.iter_vars),
+        None if init is None else drop_units(init.value, block.iter_vars),
+    )
+
+
+def is_const(value: Any, number: int | None = None) -> bool:
+    """Whether `value` is a number, or this `number`, at compile time."""
+    return isinstance(value, tirx.IntImm) and (number is None or int(value) == number)
+
+
+def substitute(node: Any, values: dict[Any, Any]) -> Any:
+    """`node` with variables replaced."""
+    return tvm_ffi.structural_map(node, (tirx.Var, lambda variable: values.get(variable, variable)))
+
+
+def drop_units(node: Any, axes: Sequence[tirx.IterVar]) -> Any:
+    """`node` with those of `axes` that have one turn set to zero, and zeros no longer added."""
+    units = {axis.var: tirx.const(0, "int64") for axis in axes if is_const(axis.dom.extent, 1)}
+
+    def tidy(total: tirx.Add) -> Any:
+        return total.a if is_const(total.b, 0) else total.b if is_const(total.a, 0) else total
+
+    return tvm_ffi.structural_map(
+        node,
+        ((tirx.Var, lambda variable: units.get(variable, variable)), (tirx.Add, tidy)),
+    )
+
+
+def replace_loads(node: Any, buffer: tirx.Buffer, make: Any) -> Any:
+    """`node` with every load `l` of `buffer` replaced by `make(l)`."""
+    return tvm_ffi.structural_map(
+        node,
+        (TensorLoad, lambda load: make(load) if load.source.same_as(buffer) else load),
+    )
+
+
+def replace_all_loads(node: Any, make: Any) -> Any:
+    """`node` with every load `l` replaced by `make(l)`."""
+    return tvm_ffi.structural_map(node, (TensorLoad, make))
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two expressions over the same variables are equal."""
+    return tvm_ffi.structural_equal(one, other)
+
+
+def loads(node: Any, buffer: tirx.Buffer | None = None) -> list[TensorLoad]:
+    """Loads in `node`, of `buffer` only where it is given."""
+    found: list[TensorLoad] = []
+    tvm_ffi.structural_walk(node, (TensorLoad, found.append))
+    return [load for load in found if buffer is None or load.source.same_as(buffer)]
+
+
+def variables(node: Any) -> set[tirx.Var]:
+    """Variables in `node`."""
+    found: set[tirx.Var] = set()
+    tvm_ffi.structural_walk(node, (tirx.Var, found.add))
+    return found

@@ -1,0 +1,26 @@
+"""What a schedule may know of the processor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tvm
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The vector unit of one core, and when a second core is worth waking.
+
+    Attributes:
+        vector_bits: bits of one register.
+        vector_registers: how many registers there are.
+        parallel_work: multiply-adds, or elements, from which on a kernel runs on all cores.
+    """
+
+    vector_bits: int
+    vector_registers: int
+    parallel_work: int
+
+    def lanes(self, dtype: str) -> int:
+        """Values of `dtype` in one register."""
+        return max(1, self.vector_bits // tvm.DataType(dtype).bits)

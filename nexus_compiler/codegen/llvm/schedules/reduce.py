@@ -1,0 +1,220 @@
+"""One reduction over axes of a tensor: sums, products, maxima, means, pools' windows.
+
+Where the axis that lies in order in memory is kept, its values are the lanes of a few accumulators
+and the reduction runs around them. Where it is reduced itself, vectors of partial results run
+along it and are joined at the end: LLVM may not reorder floating-point sums, we may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm import tirx
+from tvm.ir.expr import TensorLoad
+
+from nexus_compiler.codegen.llvm.schedules import build, kernel
+from nexus_compiler.codegen.llvm.schedules.kernel import Stage, is_const
+from nexus_compiler.codegen.llvm.schedules.machine import Machine
+from nexus_compiler.codegen.llvm.schedules.tiles import pieces
+
+_VECTORS = 4  # accumulators: an addition takes four cycles and one can start in each
+
+
+def lane_axis(stage: Stage) -> tirx.IterVar | None:
+    """The kept axis along which the operands lie in order, if there is one."""
+    for load in kernel.loads(stage.store.value):
+        if load.source.same_as(stage.store.buffer) or not load.indices:
+            continue
+        for axis in reversed(stage.spatial):
+            if axis.var.same_as(load.indices[-1]):
+                return axis
+    return None
+
+
+def is_window(stage: Stage) -> bool:
+    """Whether the reduction slides over its operand, as pools and convolutions do."""
+    kept = {axis.var for axis in stage.spatial}
+    reduced = {axis.var for axis in stage.reduced}
+    for load in kernel.loads(stage.store.value):
+        for index in load.indices:
+            found = kernel.variables(index)
+            if found & kept and found & reduced:
+                return True
+    return False
+
+
+def write(stage: Stage, bound: dict[Any, Any], machine: Machine, *, parallel: bool) -> tirx.Stmt:
+    """The loops of a reducing stage; axes in `bound` have their values already."""
+    free = [axis for axis in stage.spatial if axis.var not in bound]
+    lane = lane_axis(stage)
+    if lane is not None and lane in free and is_const(lane.dom.extent):
+        return _columns(stage, bound, free, lane, machine, parallel)
+
+    def one(place: list[Any]) -> tirx.Stmt:
+        return _row(stage, bound | build.bind(free, place), machine)
+
+    extents = build.extents(free)
+    return _spread(extents, [*extents, *build.extents(stage.reduced)], machine, parallel, one)
+
+
+def _spread(
+    extents: list[Any], work: list[Any], machine: Machine, parallel: bool, body: Any
+) -> tirx.Stmt:
+    if not extents:
+        return body([])
+    kind = "parallel" if parallel and build.work(work) >= machine.parallel_work else "serial"
+    many = build.product(extents)
+    return build.loop(many, lambda flat: body(build.unflatten(flat, extents)), kind, "row")
+
+
+def _columns(
+    stage: Stage,
+    bound: dict[Any, Any],
+    free: list[tirx.IterVar],
+    lane: tirx.IterVar,
+    machine: Machine,
+    parallel: bool,
+) -> tirx.Stmt:
+    """Lanes are neighbouring results."""
+    others = [axis for axis in free if axis is not lane]
+    lanes = machine.lanes(str(stage.store.buffer.dtype))
+    extent = int(lane.dom.extent)
+    width = min(extent, lanes * _VECTORS)
+    whole, rest = divmod(extent, width)
+    extents = [*build.extents(others), whole + bool(rest)]
+
+    def one(place: list[Any]) -> tirx.Stmt:
+        *outer, tile = place
+        values = bound | build.bind(others, outer)
+
+        def write_tile(size: int) -> tirx.Stmt:
+            return _column_tile(stage, values, lane, tile * width, size, lanes)
+
+        if not rest:
+            return write_tile(width)
+        return build.branch(tile < whole, write_tile(width), write_tile(rest))
+
+    return _spread(extents, [*build.extents([*free, *stage.reduced])], machine, parallel, one)
+
+
+def _column_tile(
+    stage: Stage, values: dict[Any, Any], lane: tirx.IterVar, first: Any, size: int, lanes: int
+) -> tirx.Stmt:
+    total = tirx.decl_buffer((size,), str(stage.store.buffer.dtype), "total", scope="local")
+
+    def each(make: Callable[[Any], tirx.Stmt]) -> tirx.Stmt:
+        return build.sequence(
+            [
+                build.loop(count, lambda v, at=at: make(at + v), "vectorized", "lane")
+                for at, count in pieces(size, lanes)
+            ]
+        )
+
+    def step(at: list[Any]) -> tirx.Stmt:
+        own = values | build.bind(stage.reduced, at)
+
+        def add(i: Any) -> tirx.Stmt:
+            value = _combined(stage, own | {lane.var: first + i}, total[i])
+            return tirx.BufferStore(total, value, [i])
+
+        return each(add)
+
+    def finish(i: Any) -> tirx.Stmt:
+        own = values | {lane.var: first + i}
+        indices = [kernel.substitute(index, own) for index in stage.store.indices]
+        return tirx.BufferStore(stage.store.buffer, total[i], indices)
+
+    clear = each(lambda i: tirx.BufferStore(total, stage.init, [i]))
+    body = [clear, build.nest(build.extents(stage.reduced), step), each(finish)]
+    return build.scope([total], build.sequence(body), "columns")
+
+
+def _combined(stage: Stage, values: dict[Any, Any], total: Any) -> Any:
+    """The new partial result from the old one, `total`."""
+    value = kernel.replace_loads(stage.store.value, stage.store.buffer, lambda _: total)
+    return kernel.substitute(value, values)
+
+
+def _row(stage: Stage, values: dict[Any, Any], machine: Machine) -> tirx.Stmt:
+    """One result: partial results in lanes along the last reduced axis, if that is worth it."""
+    dtype = str(stage.store.buffer.dtype)
+    inner = stage.reduced[-1]
+    lanes = _partial_lanes(stage, inner, machine.lanes(dtype))
+    one = tirx.decl_buffer((1,), dtype, "total", scope="local")
+    part = tirx.decl_buffer((max(lanes, 1),), dtype, "part", scope="local")
+    outer = build.extents(stage.reduced[:-1])
+    extent = inner.dom.extent
+
+    def add(buffer: Any, at: list[Any], index: Any, place: Any) -> tirx.Stmt:
+        own = values | build.bind(stage.reduced, [*at, index])
+        return tirx.BufferStore(buffer, _combined(stage, own, buffer[place]), [place])
+
+    def along(at: list[Any]) -> tirx.Stmt:
+        if not lanes:
+            return build.loop(extent, lambda k: add(one, at, k, 0), name="k")
+
+        def vector(k: Any) -> tirx.Stmt:
+            make = lambda v: add(part, at, k * lanes + v, v)  # noqa: E731
+            return build.loop(lanes, make, "vectorized", "lane")
+
+        whole = tirx.floordiv(extent, lanes)
+        main = build.loop(whole, vector, name="k")
+        if is_const(extent) and int(extent) % lanes == 0:
+            return main
+        rest = tirx.floormod(extent, lanes)
+        left = build.loop(rest, lambda k: add(one, at, whole * lanes + k, 0), name="rest")
+        return build.sequence([main, left])
+
+    body = [tirx.BufferStore(one, stage.init, [0])]
+    if lanes:
+        clear = build.loop(
+            lanes, lambda v: tirx.BufferStore(part, stage.init, [v]), "vectorized", "lane"
+        )
+        body.append(clear)
+    body.append(build.nest(outer, along))
+    if lanes:
+        body.append(build.loop(lanes, lambda v: _join(stage, one, part[v]), "unroll", "v"))
+    indices = [kernel.substitute(index, values) for index in stage.store.indices]
+    body.append(tirx.BufferStore(stage.store.buffer, one[0], indices))
+    return build.scope([one, part] if lanes else [one], build.sequence(body), "row")
+
+
+def _join(stage: Stage, one: Any, other: Any) -> tirx.Stmt:
+    make = type(stage.store.value)
+    return tirx.BufferStore(one, make(one[0], other), [0])
+
+
+def _partial_lanes(stage: Stage, inner: tirx.IterVar, lanes: int) -> int:
+    """How many partial results; 0 where values do not lie in order or are too few."""
+    value = stage.store.value
+    if not isinstance(value, (tirx.Add, tirx.Max, tirx.Min)):
+        return 0
+    if isinstance(value, tirx.Add) and not _is_zero(stage.init):
+        return 0
+    operands = (value.a, value.b)
+    own = [o for o in operands if isinstance(o, TensorLoad)]
+    if not any(o.source.same_as(stage.store.buffer) for o in own):
+        return 0
+    for load in kernel.loads(value):
+        if load.source.same_as(stage.store.buffer):
+            continue
+        if any(inner.var in kernel.variables(index) for index in load.indices[:-1]):
+            return 0
+        index = load.indices[-1] if load.indices else None
+        if index is None or not (
+            inner.var.same_as(index) or inner.var not in kernel.variables(index)
+        ):
+            return 0
+    if kernel.calls(value):
+        lanes_wanted = lanes
+    else:
+        lanes_wanted = lanes * _VECTORS
+    extent = int(inner.dom.extent) if is_const(inner.dom.extent) else 4 * lanes
+    while lanes_wanted > 1 and lanes_wanted * 2 > extent:
+        lanes_wanted //= 2
+    return lanes_wanted if lanes_wanted >= 4 else 0
+
+
+def _is_zero(value: Any) -> bool:
+    return is_const(value, 0) or (isinstance(value, tirx.FloatImm) and value.value == 0)

@@ -1,0 +1,165 @@
+"""Elementwise stages, broadcasts, transposes, pads, joins: every output element on its own.
+
+Neighbouring axes that every operand walks through alike become one. LLVM vectorises the innermost
+loop, left-over included, when it is long and walks through memory in order; so the work here is to
+give it such a loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+
+from nexus_compiler.codegen.llvm.schedules import build, kernel
+from nexus_compiler.codegen.llvm.schedules.kernel import Stage, is_const
+from nexus_compiler.codegen.llvm.schedules.machine import Machine
+
+_CHUNK = 4096  # elements that one task takes of a long axis
+_BLOCK = 32  # rows and columns of a transposed block: both sides stay in the first cache
+Axes = list[tirx.IterVar]
+
+
+def write(stage: Stage, bound: dict[Any, Any], machine: Machine, *, parallel: bool) -> tirx.Stmt:
+    """The loops of an elementwise stage; axes in `bound` have their values already."""
+    groups = merge(stage, [axis for axis in stage.spatial if axis.var not in bound])
+
+    def element(flats: list[Any]) -> tirx.Stmt:
+        values = dict(bound)
+        for group, flat in zip(groups, flats):
+            values |= build.split(group, flat)
+        return kernel.substitute(stage.store, values)
+
+    extents = [build.product(build.extents(group)) for group in groups]
+    kind = "parallel" if parallel and build.work(extents) >= machine.parallel_work else "serial"
+    if (crossing := _crossing(stage, groups)) is not None:
+        return _blocked(extents, crossing, kind, element)
+    return _rows(extents, machine, kind, element, _vectorisable(stage, groups))
+
+
+def merge(stage: Stage, axes: Axes) -> list[Axes]:
+    """`axes` in groups that can be one loop each."""
+    accesses = [(stage.store.buffer, list(stage.store.indices))]
+    accesses += [(load.source, list(load.indices)) for load in kernel.loads(stage.store.value)]
+    free = _free_variables(stage.store.value)
+    groups: list[Axes] = []
+    for axis in axes:
+        last = groups[-1][-1] if groups else None
+        if (
+            last is not None
+            and not {last.var, axis.var} & free
+            and all(_joint(buffer, indices, last, axis) for buffer, indices in accesses)
+        ):
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    return groups
+
+
+def _free_variables(value: Any) -> set[tirx.Var]:
+    """Variables that are used outside of plain subscripts."""
+    bare = kernel.replace_all_loads(value, lambda load: tirx.const(0, str(load.ty)))
+    found = kernel.variables(bare)
+    for load in kernel.loads(value):
+        for index in load.indices:
+            if not isinstance(index, tirx.Var):
+                found |= kernel.variables(index)
+    return found
+
+
+def _joint(buffer: Any, indices: list[Any], outer: tirx.IterVar, inner: tirx.IterVar) -> bool:
+    """Whether `outer` and `inner` subscript neighbouring dimensions in full, or none."""
+    at = {index: place for place, index in enumerate(indices) if isinstance(index, tirx.Var)}
+    if (outer.var in at) != (inner.var in at):
+        return False
+    if inner.var not in at:
+        return True
+    uses = [sum(v.same_as(i) for i in indices) for v in (outer.var, inner.var)]
+    place = at[inner.var]
+    full = kernel.same(buffer.shape[place], inner.dom.extent)
+    return full and place == at[outer.var] + 1 and uses == [1, 1]
+
+
+def _rows(extents: Any, machine: Machine, kind: str, element: Any, lanes: int) -> tirx.Stmt:
+    """Loops in the order of the output, the last one long."""
+    if not extents:
+        return element([])
+    *outer, inner = extents
+    if isinstance(inner, int) and kind == "parallel" and build.work(outer) < 8 and inner > _CHUNK:
+        count = -(-inner // _CHUNK)
+
+        def chunk(flat: Any) -> tirx.Stmt:
+            *place, part = build.unflatten(flat, [*outer, count])
+            size = tirx.min(build.number(_CHUNK), inner - part * _CHUNK)
+            size = size if inner % _CHUNK else _CHUNK
+            return _line(size, lambda i: element([*place, part * _CHUNK + i]), lanes)
+
+        return build.loop(build.product([*outer, count]), chunk, kind, "chunk")
+    if not outer:
+        return _line(inner, lambda i: element([i]), lanes)
+
+    def row(flat: Any) -> tirx.Stmt:
+        place = build.unflatten(flat, outer)
+        return _line(inner, lambda i: element([*place, i]), lanes)
+
+    return build.loop(build.product(outer), row, kind, "row")
+
+
+def _line(extent: Any, element: Any, lanes: int) -> tirx.Stmt:
+    """The innermost loop: vectors, then what is left; or as it is, for LLVM to make the best of."""
+    if lanes < 2 or (isinstance(extent, int) and extent < lanes):
+        return build.loop(extent, element, name="i")
+    whole = extent // lanes if isinstance(extent, int) else tirx.floordiv(extent, lanes)
+
+    def vector(i: Any) -> tirx.Stmt:
+        return build.loop(lanes, lambda v: element(i * lanes + v), "vectorized", "lane")
+
+    main = build.loop(whole, vector, name="vector")
+    rest = extent % lanes if isinstance(extent, int) else tirx.floormod(extent, lanes)
+    if isinstance(rest, int) and not rest:
+        return main
+    left = build.loop(rest, lambda i: element(whole * lanes + i), name="rest")
+    return build.sequence([main, left])
+
+
+def _vectorisable(stage: Stage, groups: list[Axes]) -> int:
+    """Lanes to vectorise the last group by; 0 where a plain loop is the better input for LLVM."""
+    return 0
+
+
+def _crossing(stage: Stage, groups: list[Axes]) -> int | None:
+    """The group along which a load, but not the store, walks through memory in order."""
+    if len(groups) < 2:
+        return None
+    last = groups[-1][-1].var
+    store = stage.store.indices
+    if not store or not last.same_as(store[-1]):
+        return None
+    for load in kernel.loads(stage.store.value):
+        inner = [index for index in load.indices if not is_const(index)]
+        if len(inner) < 2 or not any(last.same_as(index) for index in inner[:-1]):
+            continue
+        for place, group in enumerate(groups[:-1]):
+            if group[-1].var.same_as(inner[-1]):
+                return place
+    return None
+
+
+def _blocked(extents: Any, crossing: int, kind: str, element: Any) -> tirx.Stmt:
+    """A transposition in square blocks."""
+    down, across = extents[crossing], extents[-1]
+    others = [extent for i, extent in enumerate(extents[:-1]) if i != crossing]
+    counts = [build.ceil(down, _BLOCK), build.ceil(across, _BLOCK)]
+
+    def block(flat: Any) -> tirx.Stmt:
+        *place, top, left = build.unflatten(flat, [*others, *counts])
+
+        def cell(i: Any, j: Any) -> tirx.Stmt:
+            own = [*place[:crossing], top * _BLOCK + i, *place[crossing:], left * _BLOCK + j]
+            return element(own)
+
+        height = build.part(down, top, _BLOCK)
+        width = build.part(across, left, _BLOCK)
+        return build.loop(height, lambda i: build.loop(width, lambda j: cell(i, j)))
+
+    return build.loop(build.product([*others, *counts]), block, kind, "block")

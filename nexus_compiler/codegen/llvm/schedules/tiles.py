@@ -1,0 +1,78 @@
+"""Which register tile a product gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nexus_compiler.codegen.llvm.schedules.machine import Machine
+
+# A fused multiply-add takes this many cycles until its sum can be added to, and two start in each.
+_LATENCY, _PER_CYCLE = 4, 2
+_UNKNOWN = 64  # rows to choose for where their number is not known
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """`rows` by `vectors` registers of `lanes` values."""
+
+    rows: int
+    vectors: int
+    lanes: int
+
+    @property
+    def columns(self) -> int:
+        """Columns of a full tile."""
+        return self.vectors * self.lanes
+
+
+def choose(rows: int | None, columns: int | None, dtype: str, machine: Machine) -> Tiling:
+    """The tile of least cost in a model of the two execution ports; None means known at run time.
+
+    Then rows are a power of two, since what is left over is cut in halves.
+    """
+    lanes = machine.lanes(dtype)
+    best: tuple[float, Tiling] | None = None
+    for vectors in range(1, 9) if columns else (1,):
+        most = (machine.vector_registers - 1 - vectors) // vectors
+        for height in _heights(rows, most):
+            tiling = Tiling(height, vectors, lanes)
+            cost = _cost(rows or _UNKNOWN, columns or _UNKNOWN, tiling)
+            if best is None or cost < best[0]:
+                best = (cost, tiling)
+    return best[1] if best else Tiling(1, 1, lanes)
+
+
+def _heights(rows: int | None, most: int) -> list[int]:
+    if rows is None:
+        return [height for height in (1, 2, 4, 8) if height <= most]
+    return list(range(1, min(most, rows) + 1))
+
+
+def _cost(rows: int, columns: int, tiling: Tiling) -> float:
+    """Cycles for one step of the reduction over the whole output."""
+    total = 0.0
+    for height, many in _parts(rows, tiling.rows):
+        for width, times in _parts(columns, tiling.columns):
+            vectors = len(pieces(width, tiling.lanes))
+            busy = max(height * vectors, height + vectors) / _PER_CYCLE
+            # Fewer loads where the sums take equally long, and fewer, larger tiles.
+            total += many * times * (max(busy, _LATENCY) + 0.05 * (height + vectors) + 0.2)
+    # Each left-over is one more copy of the code to compile and to keep in the cache.
+    extra = len(_parts(rows, tiling.rows)) + len(_parts(columns, tiling.columns)) - 2
+    return total * (1 + 0.03 * extra)
+
+
+def _parts(extent: int, tile: int) -> list[tuple[int, int]]:
+    return [(tile, extent // tile)] + ([(extent % tile, 1)] if extent % tile else [])
+
+
+def pieces(width: int, lanes: int) -> list[tuple[int, int]]:
+    """`width` columns as vectors: (offset, lanes), whole registers first, then their halves."""
+    found: list[tuple[int, int]] = []
+    offset = 0
+    while offset < width:
+        while lanes > width - offset:
+            lanes //= 2
+        found.append((offset, lanes))
+        offset += lanes
+    return found
