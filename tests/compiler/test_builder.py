@@ -109,3 +109,20 @@ def test_errors_are_of_their_kind() -> None:
         classifier().conv2d(4, 3)
     with pytest.raises(UserError):
         GraphBuilder().dense(3)
+
+
+def test_trained_weights_can_be_put_in(tmp_path: Path) -> None:
+    x = np.ones((2, 20), np.float32)
+    trained = {name: value * 2 for name, value in classifier().parameters().items()}
+    options = nexus_compiler.CompileOptions(store=LocalStore(tmp_path))
+    artifact = nexus_compiler.compile(classifier().to_graph(trained), options=options)
+    module = nexus_runtime.load(artifact)
+    np.testing.assert_array_equal(module.parameters["dense_1.weight"], trained["dense_1.weight"])
+    assert (module(x) != run(classifier(), x, tmp_path)).any()
+    for broken in (
+        {k: v for k, v in trained.items() if k != "dense_1.bias"},
+        {**trained, "more": np.ones(1)},
+        {**trained, "dense_1.bias": np.ones(3)},
+    ):
+        with pytest.raises(ShapeError, match="weight '"):
+            classifier().to_graph(broken)

@@ -9,21 +9,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tvm
-from tvm import IRModule, relax, tirx
+from tvm import IRModule, relax
 
 from nexus_compiler.targets import TargetSpec
+from nexus_runtime import host
 from nexus_runtime.errors import InternalError, TargetError
 
 
+_HOST_LINKERS = ("cc", "gcc", "clang")
+
+
+def linkers(target: TargetSpec) -> tuple[str, ...]:
+    """Programs that can link for `target`, the best first."""
+    own = _HOST_LINKERS if target.requires.machine in ("", host.machine()) else ()
+    return (*own, *target.toolchain["linker"])
+
+
 def find_linker(target: TargetSpec) -> str | None:
-    """The first of the target's linkers that is installed."""
-    return next((path for name in target.toolchain["linker"] if (path := shutil.which(name))), None)
+    """The path of the first of the target's linkers that is installed."""
+    return next((path for name in linkers(target) if (path := shutil.which(name))), None)
 
 
 def link(
-    host: IRModule, objects: Mapping[str, bytes], target: TargetSpec, llvm: tvm.target.Target
+    program: IRModule, objects: Mapping[str, bytes], target: TargetSpec, llvm: tvm.target.Target
 ) -> bytes:
-    """The shared library of `host` and the kernels in `objects` (by name); same input, same bytes.
+    """The shared library of `program` and the kernels in `objects`; same input, same bytes.
 
     Raises:
         TargetError: no linker for the target is installed.
@@ -31,12 +41,11 @@ def link(
     linker = find_linker(target)
     if linker is None:
         raise TargetError(
-            f"target '{target.name}' needs one of these linkers: "
-            f"{', '.join(target.toolchain['linker'])}",
+            f"target '{target.name}' needs one of these linkers: {', '.join(linkers(target))}",
             hint="`nexusc doctor` says how to install it",
         )
     with tempfile.TemporaryDirectory(prefix="nexus-link-") as directory:
-        executable = _executable(host, objects, llvm, Path(directory))
+        executable = _executable(program, objects, llvm, Path(directory))
         library = Path(directory) / "module.so"
         executable.export_library(
             str(library),
@@ -47,7 +56,7 @@ def link(
 
 
 def _executable(
-    host: IRModule, objects: Mapping[str, bytes], llvm: tvm.target.Target, directory: Path
+    program: IRModule, objects: Mapping[str, bytes], llvm: tvm.target.Target, directory: Path
 ) -> relax.VMExecutable:
     libraries: list[tvm.runtime.Module] = []
     for name in sorted(objects):
@@ -56,7 +65,7 @@ def _executable(
         libraries.append(tvm.runtime.load_static_library(str(path), [name]))
     builder = relax.ExecBuilder()
     with llvm:
-        relax.vm_build._vmcodegen(builder, host, "bytecode")
+        relax.vm_build._vmcodegen(builder, program, "bytecode")
     return relax.VMExecutable(
         relax.vm_build._ffi_api.VMLink(builder, llvm, None, libraries, {})  # pyright: ignore
     )
@@ -68,8 +77,3 @@ def _run_linker(linker: str, output: str, inputs: Sequence[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InternalError(f"linking failed: {' '.join(command)}\n{done.stderr.strip()}")
-
-
-def kernels_of(module: IRModule) -> list[tirx.PrimFunc]:
-    """The kernels of a lowered module."""
-    return [f for f in module.functions.values() if isinstance(f, tirx.PrimFunc)]

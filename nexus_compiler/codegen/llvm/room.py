@@ -37,7 +37,7 @@ class LlvmRoom:
 
     def requirements(self, target: TargetSpec) -> Sequence[Requirement]:
         """A linker, and the emulator where the target is checked with one."""
-        names = target.toolchain["linker"]
+        names = link.linkers(target)
         found = link.find_linker(target) or ""
         cure = f"install {names[0]} (Debian: {emulate.DEBIAN_PACKAGES.get(names[0], 'gcc')})"
         return [Requirement(f"linker {' or '.join(names)}", found, cure), *emulate.needs(target)]

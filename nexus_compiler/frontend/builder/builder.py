@@ -131,9 +131,17 @@ class GraphBuilder:
         """Shapes and initial spreads of the weights by name, in the order of the layers."""
         return {name: spec for step in self.steps for name, spec in step.parameters().items()}
 
-    def to_graph(self) -> CapturedGraph:
-        """The network as a captured graph with the function `main`, for inference."""
-        return emission.inference_graph(self)
+    def to_graph(self, parameters: Mapping[str, np.ndarray] | None = None) -> CapturedGraph:
+        """The network as a captured graph with the function `main`, for inference.
+
+        Args:
+            parameters: weights by name, as training left them; by default the initial ones.
+
+        Raises:
+            ShapeError: a weight is missing, unknown, or of another shape.
+        """
+        graph = emission.inference_graph(self)
+        return graph if parameters is None else replace(graph, params=self._fitting(parameters))
 
     def build_training(
         self,
@@ -171,6 +179,16 @@ class GraphBuilder:
         return "\n".join(
             f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows
         )
+
+    def _fitting(self, parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        wanted = {name: spec.shape for name, spec in self.parameter_specs().items()}
+        given = {name: array.shape for name, array in parameters.items()}
+        if odd := sorted(name for name in wanted | given if wanted.get(name) != given.get(name)):
+            raise ShapeError(
+                f"weight '{odd[0]}' must be {wanted.get(odd[0])}, not {given.get(odd[0])}",
+                hint="pass the weights of this very network",
+            )
+        return {name: np.asarray(parameters[name], np.float32) for name in wanted}
 
     @property
     def features(self) -> TensorSpec:

@@ -2,7 +2,7 @@
 
 An element's fate is a hash of (seed, number of the sample in the whole batch, element, layer), so
 that two workers with half a batch each draw exactly the masks of one with all of it. The hash is
-the 32-bit finaliser of MurmurHash3 (A. Appleby), twice: plenty for masks, a few integer operations an
+the 32-bit finaliser of MurmurHash3 (A. Appleby), twice: plenty for masks, a few operations an
 element, and nothing but Relax operators, so that every target can build it.
 
 The words are held in uint64 and cut to 32 bits after each step: TVM declares sums and products of
