@@ -60,9 +60,9 @@ def model(
     imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in domains)]
     proto = helper.make_model(graph, opset_imports=imports, ir_version=9)
     proto = onnx.shape_inference.infer_shapes(proto)
-    for value in proto.graph.output:  # of functions, inference knows nothing
-        if value.type.WhichOneof("value") is None:
-            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    for value in proto.graph.output:  # of functions, inference may know nothing
+        if not value.type.tensor_type.HasField("shape"):
+            value.type.CopyFrom(proto.graph.input[0].type)
     return proto
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,3 +86,12 @@ def test_real_model_of_fixed_size(
     (entry,) = graph.signature.functions
     assert [spec.shape for spec in entry.outputs] == [expected]
     assert entry.inputs[0].shape == tuple(size or 3 for size in shape)
+
+
+def test_a_changed_wheel_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEXUS_ZOO", str(tmp_path))
+    wheel = zoo.models()["magika"].wheel
+    with zipfile.ZipFile(tmp_path / f"magika-1.0.3-{wheel.sha256[:16]}.whl", "w") as archive:
+        archive.writestr("magika/models/standard_v3_3/model.onnx", b"something else")
+    with pytest.raises(zoo.ZooError, match="SHA-256"):
+        zoo.fetch("magika")

@@ -120,7 +120,7 @@ def qlinear_matmul(node: Node) -> Value:
     """A matrix product between quantised tensors."""
     left = _dequantized(node, node.tensor(0), node.tensor(1), node.tensor(2))
     right = _dequantized(node, node.tensor(3), node.tensor(4), node.tensor(5))
-    if any(node.rank(i) for i in (1, 4)):
+    if any(node.shape(i) not in ([], [1]) for i in (1, 4)):
         raise node.refuse("scales per row or column are not handled")
     zero = node.tensor(7)
     return _quantized(node, R.matmul(left, right), node.tensor(6), zero, node.dtype(zero))

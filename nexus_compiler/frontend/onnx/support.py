@@ -88,7 +88,8 @@ def _listed(missing: Mapping[tuple[str, str], Sequence[str]]) -> str:
         else f"{f'{domain}::' if domain else ''}{kind} (once, in node '{names[0]}')"
         for (domain, kind), names in sorted(missing.items())
     ]
-    return f"{len(lines)} operators of the model have no translation: " + "; ".join(lines)
+    count = "1 operator" if len(lines) == 1 else f"{len(lines)} operators"
+    return f"no translation for {count} of the model: " + "; ".join(lines)
 
 
 def type_proto(node: Node, index: int) -> onnx.TypeProto:
