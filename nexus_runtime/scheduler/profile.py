@@ -71,7 +71,8 @@ class CostModel(msgspec.Struct, frozen=True):
         compute = max(compute, TICK)
         ratio = compute / max(self.fixed + batch * self.per_sample, TICK)
         way = max(total - compute, 0.0)
-        alpha = ALPHA if self.rounds else 1.0  # the first round replaces what was only assumed
+        # The first round is cold: the second replaces it; then a mean of all, then of the last.
+        alpha = max(ALPHA, 1.0 / max(self.rounds, 1))
         return msgspec.structs.replace(
             self,
             scale=self.scale + alpha * (ratio - self.scale),

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'nexus_runtime/scheduler/scheduler.proto\x12\x12nexus.scheduler.v1\"$\n\x04\x42lob\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"A\n\x0fRegisterRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x10\n\x08protocol\x18\x03 \x01(\r\"\xc3\x01\n\rRegisterReply\x12\x0f\n\x07session\x18\x01 \x01(\x03\x12\x0b\n\x03job\x18\x02 \x01(\t\x12*\n\x08\x61rtifact\x18\x03 \x01(\x0b\x32\x18.nexus.scheduler.v1.Blob\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\t\x12\x18\n\x10\x64\x61ta_fingerprint\x18\x05 \x01(\t\x12\x0c\n\x04seed\x18\x06 \x01(\x03\x12\x17\n\x0fprofile_batches\x18\x07 \x03(\x03\x12\x19\n\x11heartbeat_seconds\x18\x08 \x01(\x01\"-\n\x0bMeasurement\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x03\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"\x7f\n\x0cReadyRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\x03\x12\x30\n\x07profile\x18\x03 \x03(\x0b\x32\x1f.nexus.scheduler.v1.Measurement\x12\x1c\n\x14memory_limit_samples\x18\x04 \x01(\x03\"\x1c\n\nReadyReply\x12\x0e\n\x06\x66\x65nced\x18\x01 \x01(\x08\".\n\x0bPollRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\x03\"\xb7\x01\n\x05Lease\x12\n\n\x02id\x18\x01 \x01(\x03\x12\r\n\x05round\x18\x02 \x01(\x03\x12\r\n\x05shard\x18\x03 \x01(\x05\x12\r\n\x05\x65poch\x18\x04 \x01(\x05\x12\r\n\x05start\x18\x05 \x01(\x03\x12\x0c\n\x04stop\x18\x06 \x01(\x03\x12\x0c\n\x04seed\x18\x07 \x01(\r\x12\x0b\n\x03row\x18\x08 \x01(\x03\x12,\n\nparameters\x18\t \x01(\x0b\x32\x18.nexus.scheduler.v1.Blob\x12\x0f\n\x07seconds\x18\n \x01(\x01\"\xb1\x01\n\tPollReply\x12\x30\n\x04kind\x18\x01 \x01(\x0e\x32\".nexus.scheduler.v1.PollReply.Kind\x12(\n\x05lease\x18\x02 \x01(\x0b\x32\x19.nexus.scheduler.v1.Lease\x12\x0e\n\x06reason\x18\x03 \x01(\t\"8\n\x04Kind\x12\x0b\n\x07NOTHING\x10\x00\x12\t\n\x05LEASE\x10\x01\x12\x0c\n\x08\x46INISHED\x10\x02\x12\n\n\x06\x46\x45NCED\x10\x03\".\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\xc8\x01\n\x08PushHead\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\x03\x12\r\n\x05lease\x18\x03 \x01(\x03\x12\r\n\x05round\x18\x04 \x01(\x03\x12\r\n\x05shard\x18\x05 \x01(\x05\x12\r\n\x05\x63ount\x18\x06 \x01(\x03\x12\x10\n\x08loss_sum\x18\x07 \x01(\x01\x12\x0f\n\x07\x63orrect\x18\x08 \x01(\x03\x12\x0f\n\x07seconds\x18\t \x01(\x01\x12+\n\tgradients\x18\n \x01(\x0b\x32\x18.nexus.scheduler.v1.Blob\"G\n\x0bPushRequest\x12*\n\x04head\x18\x01 \x01(\x0b\x32\x1c.nexus.scheduler.v1.PushHead\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\",\n\tPushReply\x12\x0f\n\x07\x63ounted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\"3\n\x10HeartbeatRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\x03\" \n\x0eHeartbeatReply\x12\x0e\n\x06\x66\x65nced\x18\x01 \x01(\x08\"?\n\x0cLeaveRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x0c\n\nLeaveReply2\xa6\x04\n\tScheduler\x12R\n\x08Register\x12#.nexus.scheduler.v1.RegisterRequest\x1a!.nexus.scheduler.v1.RegisterReply\x12I\n\x05Ready\x12 .nexus.scheduler.v1.ReadyRequest\x1a\x1e.nexus.scheduler.v1.ReadyReply\x12\x46\n\x04Poll\x12\x1f.nexus.scheduler.v1.PollRequest\x1a\x1d.nexus.scheduler.v1.PollReply\x12\x46\n\x05\x46\x65tch\x12 .nexus.scheduler.v1.FetchRequest\x1a\x19.nexus.scheduler.v1.Chunk0\x01\x12H\n\x04Push\x12\x1f.nexus.scheduler.v1.PushRequest\x1a\x1d.nexus.scheduler.v1.PushReply(\x01\x12U\n\tHeartbeat\x12$.nexus.scheduler.v1.HeartbeatRequest\x1a\".nexus.scheduler.v1.HeartbeatReply\x12I\n\x05Leave\x12 .nexus.scheduler.v1.LeaveRequest\x1a\x1e.nexus.scheduler.v1.LeaveReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'nexus_runtime/scheduler/scheduler.proto\x12\x12nexus.scheduler.v1\"$\n\x04\x42lob\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"A\n\x0fRegisterRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x10\n\x08protocol\x18\x03 \x01(\r\"\xc3\x01\n\rRegisterReply\x12\x0f\n\x07session\x18\x01 \x01(\x03\x12\x0b\n\x03job\x18\x02 \x01(\t\x12*\n\x08\x61rtifact\x18\x03 \x01(\x0b\x32\x18.nexus.scheduler.v1.Blob\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\t\x12\x18\n\x10\x64\x61ta_fingerprint\x18\x05 \x01(\t\x12\x0c\n\x04seed\x18\x06 \x01(\x03\x12\x17\n\x0fprofile_batches\x18\x07 \x03(\x03\x12\x19\n\x11heartbeat_seconds\x18\x08 \x01(\x01\"-\n\x0bMeasurement\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x03\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"\x7f\n\x0cReadyRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\x03\x12\x30\n\x07profile\x18\x03 \x03(\x0b\x32\x1f.nexus.scheduler.v1.Measurement\x12\x1c\n\x14memory_limit_samples\x18\x04 \x01(\x03\"\x1c\n\nReadyReply\x12\x0e\n\x06\x66\x65nced\x18\x01 \x01(\x08\".\n\x0bPollRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\x03\"\xcf\x01\n\x05Lease\x12\n\n\x02id\x18\x01 \x01(\x03\x12\r\n\x05round\x18\x02 \x01(\x03\x12\r\n\x05shard\x18\x03 \x01(\x05\x12\r\n\x05\x65poch\x18\x04 \x01(\x05\x12\r\n\x05start\x18\x05 \x01(\x03\x12\x0c\n\x04stop\x18\x06 \x01(\x03\x12\x0c\n\x04seed\x18\x07 \x01(\r\x12\x0b\n\x03row\x18\x08 \x01(\x03\x12,\n\nparameters\x18\t \x01(\x0b\x32\x18.nexus.scheduler.v1.Blob\x12\x0f\n\x07seconds\x18\n \x01(\x01\x12\x16\n\x0eparameter_data\x18\x0b \x01(\x0c\"\xb1\x01\n\tPollReply\x12\x30\n\x04kind\x18\x01 \x01(\x0e\x32\".nexus.scheduler.v1.PollReply.Kind\x12(\n\x05lease\x18\x02 \x01(\x0b\x32\x19.nexus.scheduler.v1.Lease\x12\x0e\n\x06reason\x18\x03 \x01(\t\"8\n\x04Kind\x12\x0b\n\x07NOTHING\x10\x00\x12\t\n\x05LEASE\x10\x01\x12\x0c\n\x08\x46INISHED\x10\x02\x12\n\n\x06\x46\x45NCED\x10\x03\".\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\xc8\x01\n\x08PushHead\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\x03\x12\r\n\x05lease\x18\x03 \x01(\x03\x12\r\n\x05round\x18\x04 \x01(\x03\x12\r\n\x05shard\x18\x05 \x01(\x05\x12\r\n\x05\x63ount\x18\x06 \x01(\x03\x12\x10\n\x08loss_sum\x18\x07 \x01(\x01\x12\x0f\n\x07\x63orrect\x18\x08 \x01(\x03\x12\x0f\n\x07seconds\x18\t \x01(\x01\x12+\n\tgradients\x18\n \x01(\x0b\x32\x18.nexus.scheduler.v1.Blob\"G\n\x0bPushRequest\x12*\n\x04head\x18\x01 \x01(\x0b\x32\x1c.nexus.scheduler.v1.PushHead\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\",\n\tPushReply\x12\x0f\n\x07\x63ounted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\"3\n\x10HeartbeatRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\x03\" \n\x0eHeartbeatReply\x12\x0e\n\x06\x66\x65nced\x18\x01 \x01(\x08\"?\n\x0cLeaveRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x0c\n\nLeaveReply2\xf3\x04\n\tScheduler\x12R\n\x08Register\x12#.nexus.scheduler.v1.RegisterRequest\x1a!.nexus.scheduler.v1.RegisterReply\x12I\n\x05Ready\x12 .nexus.scheduler.v1.ReadyRequest\x1a\x1e.nexus.scheduler.v1.ReadyReply\x12\x46\n\x04Poll\x12\x1f.nexus.scheduler.v1.PollRequest\x1a\x1d.nexus.scheduler.v1.PollReply\x12\x46\n\x05\x46\x65tch\x12 .nexus.scheduler.v1.FetchRequest\x1a\x19.nexus.scheduler.v1.Chunk0\x01\x12H\n\x04Push\x12\x1f.nexus.scheduler.v1.PushRequest\x1a\x1d.nexus.scheduler.v1.PushReply(\x01\x12K\n\tPushWhole\x12\x1f.nexus.scheduler.v1.PushRequest\x1a\x1d.nexus.scheduler.v1.PushReply\x12U\n\tHeartbeat\x12$.nexus.scheduler.v1.HeartbeatRequest\x1a\".nexus.scheduler.v1.HeartbeatReply\x12I\n\x05Leave\x12 .nexus.scheduler.v1.LeaveRequest\x1a\x1e.nexus.scheduler.v1.LeaveReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,29 +46,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_POLLREQUEST']._serialized_start=572
   _globals['_POLLREQUEST']._serialized_end=618
   _globals['_LEASE']._serialized_start=621
-  _globals['_LEASE']._serialized_end=804
-  _globals['_POLLREPLY']._serialized_start=807
-  _globals['_POLLREPLY']._serialized_end=984
-  _globals['_POLLREPLY_KIND']._serialized_start=928
-  _globals['_POLLREPLY_KIND']._serialized_end=984
-  _globals['_FETCHREQUEST']._serialized_start=986
-  _globals['_FETCHREQUEST']._serialized_end=1032
-  _globals['_CHUNK']._serialized_start=1034
-  _globals['_CHUNK']._serialized_end=1055
-  _globals['_PUSHHEAD']._serialized_start=1058
-  _globals['_PUSHHEAD']._serialized_end=1258
-  _globals['_PUSHREQUEST']._serialized_start=1260
-  _globals['_PUSHREQUEST']._serialized_end=1331
-  _globals['_PUSHREPLY']._serialized_start=1333
-  _globals['_PUSHREPLY']._serialized_end=1377
-  _globals['_HEARTBEATREQUEST']._serialized_start=1379
-  _globals['_HEARTBEATREQUEST']._serialized_end=1430
-  _globals['_HEARTBEATREPLY']._serialized_start=1432
-  _globals['_HEARTBEATREPLY']._serialized_end=1464
-  _globals['_LEAVEREQUEST']._serialized_start=1466
-  _globals['_LEAVEREQUEST']._serialized_end=1529
-  _globals['_LEAVEREPLY']._serialized_start=1531
-  _globals['_LEAVEREPLY']._serialized_end=1543
-  _globals['_SCHEDULER']._serialized_start=1546
-  _globals['_SCHEDULER']._serialized_end=2096
+  _globals['_LEASE']._serialized_end=828
+  _globals['_POLLREPLY']._serialized_start=831
+  _globals['_POLLREPLY']._serialized_end=1008
+  _globals['_POLLREPLY_KIND']._serialized_start=952
+  _globals['_POLLREPLY_KIND']._serialized_end=1008
+  _globals['_FETCHREQUEST']._serialized_start=1010
+  _globals['_FETCHREQUEST']._serialized_end=1056
+  _globals['_CHUNK']._serialized_start=1058
+  _globals['_CHUNK']._serialized_end=1079
+  _globals['_PUSHHEAD']._serialized_start=1082
+  _globals['_PUSHHEAD']._serialized_end=1282
+  _globals['_PUSHREQUEST']._serialized_start=1284
+  _globals['_PUSHREQUEST']._serialized_end=1355
+  _globals['_PUSHREPLY']._serialized_start=1357
+  _globals['_PUSHREPLY']._serialized_end=1401
+  _globals['_HEARTBEATREQUEST']._serialized_start=1403
+  _globals['_HEARTBEATREQUEST']._serialized_end=1454
+  _globals['_HEARTBEATREPLY']._serialized_start=1456
+  _globals['_HEARTBEATREPLY']._serialized_end=1488
+  _globals['_LEAVEREQUEST']._serialized_start=1490
+  _globals['_LEAVEREQUEST']._serialized_end=1553
+  _globals['_LEAVEREPLY']._serialized_start=1555
+  _globals['_LEAVEREPLY']._serialized_end=1567
+  _globals['_SCHEDULER']._serialized_start=1570
+  _globals['_SCHEDULER']._serialized_end=2197
 # @@protoc_insertion_point(module_scope)

@@ -23,24 +23,10 @@ class RegisterRequest(_message.Message):
     worker: str
     pool: str
     protocol: int
-    def __init__(
-        self,
-        worker: _Optional[str] = ...,
-        pool: _Optional[str] = ...,
-        protocol: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, worker: _Optional[str] = ..., pool: _Optional[str] = ..., protocol: _Optional[int] = ...) -> None: ...
 
 class RegisterReply(_message.Message):
-    __slots__ = (
-        "session",
-        "job",
-        "artifact",
-        "data",
-        "data_fingerprint",
-        "seed",
-        "profile_batches",
-        "heartbeat_seconds",
-    )
+    __slots__ = ("session", "job", "artifact", "data", "data_fingerprint", "seed", "profile_batches", "heartbeat_seconds")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
     ARTIFACT_FIELD_NUMBER: _ClassVar[int]
@@ -57,17 +43,7 @@ class RegisterReply(_message.Message):
     seed: int
     profile_batches: _containers.RepeatedScalarFieldContainer[int]
     heartbeat_seconds: float
-    def __init__(
-        self,
-        session: _Optional[int] = ...,
-        job: _Optional[str] = ...,
-        artifact: _Optional[_Union[Blob, _Mapping]] = ...,
-        data: _Optional[str] = ...,
-        data_fingerprint: _Optional[str] = ...,
-        seed: _Optional[int] = ...,
-        profile_batches: _Optional[_Iterable[int]] = ...,
-        heartbeat_seconds: _Optional[float] = ...,
-    ) -> None: ...
+    def __init__(self, session: _Optional[int] = ..., job: _Optional[str] = ..., artifact: _Optional[_Union[Blob, _Mapping]] = ..., data: _Optional[str] = ..., data_fingerprint: _Optional[str] = ..., seed: _Optional[int] = ..., profile_batches: _Optional[_Iterable[int]] = ..., heartbeat_seconds: _Optional[float] = ...) -> None: ...
 
 class Measurement(_message.Message):
     __slots__ = ("batch", "seconds")
@@ -87,13 +63,7 @@ class ReadyRequest(_message.Message):
     session: int
     profile: _containers.RepeatedCompositeFieldContainer[Measurement]
     memory_limit_samples: int
-    def __init__(
-        self,
-        worker: _Optional[str] = ...,
-        session: _Optional[int] = ...,
-        profile: _Optional[_Iterable[_Union[Measurement, _Mapping]]] = ...,
-        memory_limit_samples: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, worker: _Optional[str] = ..., session: _Optional[int] = ..., profile: _Optional[_Iterable[_Union[Measurement, _Mapping]]] = ..., memory_limit_samples: _Optional[int] = ...) -> None: ...
 
 class ReadyReply(_message.Message):
     __slots__ = ("fenced",)
@@ -110,18 +80,7 @@ class PollRequest(_message.Message):
     def __init__(self, worker: _Optional[str] = ..., session: _Optional[int] = ...) -> None: ...
 
 class Lease(_message.Message):
-    __slots__ = (
-        "id",
-        "round",
-        "shard",
-        "epoch",
-        "start",
-        "stop",
-        "seed",
-        "row",
-        "parameters",
-        "seconds",
-    )
+    __slots__ = ("id", "round", "shard", "epoch", "start", "stop", "seed", "row", "parameters", "seconds", "parameter_data")
     ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     SHARD_FIELD_NUMBER: _ClassVar[int]
@@ -132,6 +91,7 @@ class Lease(_message.Message):
     ROW_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PARAMETER_DATA_FIELD_NUMBER: _ClassVar[int]
     id: int
     round: int
     shard: int
@@ -142,19 +102,8 @@ class Lease(_message.Message):
     row: int
     parameters: Blob
     seconds: float
-    def __init__(
-        self,
-        id: _Optional[int] = ...,
-        round: _Optional[int] = ...,
-        shard: _Optional[int] = ...,
-        epoch: _Optional[int] = ...,
-        start: _Optional[int] = ...,
-        stop: _Optional[int] = ...,
-        seed: _Optional[int] = ...,
-        row: _Optional[int] = ...,
-        parameters: _Optional[_Union[Blob, _Mapping]] = ...,
-        seconds: _Optional[float] = ...,
-    ) -> None: ...
+    parameter_data: bytes
+    def __init__(self, id: _Optional[int] = ..., round: _Optional[int] = ..., shard: _Optional[int] = ..., epoch: _Optional[int] = ..., start: _Optional[int] = ..., stop: _Optional[int] = ..., seed: _Optional[int] = ..., row: _Optional[int] = ..., parameters: _Optional[_Union[Blob, _Mapping]] = ..., seconds: _Optional[float] = ..., parameter_data: _Optional[bytes] = ...) -> None: ...
 
 class PollReply(_message.Message):
     __slots__ = ("kind", "lease", "reason")
@@ -164,7 +113,6 @@ class PollReply(_message.Message):
         LEASE: _ClassVar[PollReply.Kind]
         FINISHED: _ClassVar[PollReply.Kind]
         FENCED: _ClassVar[PollReply.Kind]
-
     NOTHING: PollReply.Kind
     LEASE: PollReply.Kind
     FINISHED: PollReply.Kind
@@ -175,12 +123,7 @@ class PollReply(_message.Message):
     kind: PollReply.Kind
     lease: Lease
     reason: str
-    def __init__(
-        self,
-        kind: _Optional[_Union[PollReply.Kind, str]] = ...,
-        lease: _Optional[_Union[Lease, _Mapping]] = ...,
-        reason: _Optional[str] = ...,
-    ) -> None: ...
+    def __init__(self, kind: _Optional[_Union[PollReply.Kind, str]] = ..., lease: _Optional[_Union[Lease, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class FetchRequest(_message.Message):
     __slots__ = ("digest", "offset")
@@ -197,18 +140,7 @@ class Chunk(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class PushHead(_message.Message):
-    __slots__ = (
-        "worker",
-        "session",
-        "lease",
-        "round",
-        "shard",
-        "count",
-        "loss_sum",
-        "correct",
-        "seconds",
-        "gradients",
-    )
+    __slots__ = ("worker", "session", "lease", "round", "shard", "count", "loss_sum", "correct", "seconds", "gradients")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
@@ -229,19 +161,7 @@ class PushHead(_message.Message):
     correct: int
     seconds: float
     gradients: Blob
-    def __init__(
-        self,
-        worker: _Optional[str] = ...,
-        session: _Optional[int] = ...,
-        lease: _Optional[int] = ...,
-        round: _Optional[int] = ...,
-        shard: _Optional[int] = ...,
-        count: _Optional[int] = ...,
-        loss_sum: _Optional[float] = ...,
-        correct: _Optional[int] = ...,
-        seconds: _Optional[float] = ...,
-        gradients: _Optional[_Union[Blob, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, worker: _Optional[str] = ..., session: _Optional[int] = ..., lease: _Optional[int] = ..., round: _Optional[int] = ..., shard: _Optional[int] = ..., count: _Optional[int] = ..., loss_sum: _Optional[float] = ..., correct: _Optional[int] = ..., seconds: _Optional[float] = ..., gradients: _Optional[_Union[Blob, _Mapping]] = ...) -> None: ...
 
 class PushRequest(_message.Message):
     __slots__ = ("head", "data")
@@ -249,9 +169,7 @@ class PushRequest(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     head: PushHead
     data: bytes
-    def __init__(
-        self, head: _Optional[_Union[PushHead, _Mapping]] = ..., data: _Optional[bytes] = ...
-    ) -> None: ...
+    def __init__(self, head: _Optional[_Union[PushHead, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class PushReply(_message.Message):
     __slots__ = ("counted", "reason")
@@ -283,12 +201,7 @@ class LeaveRequest(_message.Message):
     worker: str
     session: int
     reason: str
-    def __init__(
-        self,
-        worker: _Optional[str] = ...,
-        session: _Optional[int] = ...,
-        reason: _Optional[str] = ...,
-    ) -> None: ...
+    def __init__(self, worker: _Optional[str] = ..., session: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class LeaveReply(_message.Message):
     __slots__ = ()

@@ -59,6 +59,11 @@ class SchedulerStub(object):
                 request_serializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.PushRequest.SerializeToString,
                 response_deserializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.PushReply.FromString,
                 _registered_method=True)
+        self.PushWhole = channel.unary_unary(
+                '/nexus.scheduler.v1.Scheduler/PushWhole',
+                request_serializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.PushRequest.SerializeToString,
+                response_deserializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.PushReply.FromString,
+                _registered_method=True)
         self.Heartbeat = channel.unary_unary(
                 '/nexus.scheduler.v1.Scheduler/Heartbeat',
                 request_serializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.HeartbeatRequest.SerializeToString,
@@ -110,6 +115,13 @@ class SchedulerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PushWhole(self, request, context):
+        """The same for gradients that fit one chunk: a stream costs a thread and a millisecond.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Heartbeat(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -148,6 +160,11 @@ def add_SchedulerServicer_to_server(servicer, server):
             ),
             'Push': grpc.stream_unary_rpc_method_handler(
                     servicer.Push,
+                    request_deserializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.PushRequest.FromString,
+                    response_serializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.PushReply.SerializeToString,
+            ),
+            'PushWhole': grpc.unary_unary_rpc_method_handler(
+                    servicer.PushWhole,
                     request_deserializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.PushRequest.FromString,
                     response_serializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.PushReply.SerializeToString,
             ),
@@ -295,6 +312,33 @@ class Scheduler(object):
             request_iterator,
             target,
             '/nexus.scheduler.v1.Scheduler/Push',
+            nexus__runtime_dot_scheduler_dot_scheduler__pb2.PushRequest.SerializeToString,
+            nexus__runtime_dot_scheduler_dot_scheduler__pb2.PushReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PushWhole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nexus.scheduler.v1.Scheduler/PushWhole',
             nexus__runtime_dot_scheduler_dot_scheduler__pb2.PushRequest.SerializeToString,
             nexus__runtime_dot_scheduler_dot_scheduler__pb2.PushReply.FromString,
             options,

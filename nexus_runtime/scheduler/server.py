@@ -1,4 +1,4 @@
-"""The scheduler's gRPC shell: checks who speaks, turns calls into events and answers into messages.
+"""The scheduler's gRPC shell: a server that listens for one job.
 
 It runs an event loop of its own in a thread, so that the program that trains stays synchronous.
 """
@@ -9,9 +9,8 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -20,18 +19,15 @@ from grpc_health.v1._async import HealthServicer
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_reflection.v1alpha import reflection
 
-from nexus_runtime.errors import NexusError, SchedulerError
-from nexus_runtime.scheduler import blobs
+from nexus_runtime.errors import SchedulerError
 from nexus_runtime.scheduler import events as ev
-from nexus_runtime.scheduler import instructions as do
 from nexus_runtime.scheduler import scheduler_pb2 as pb
 from nexus_runtime.scheduler import scheduler_pb2_grpc as rpc
 from nexus_runtime.scheduler.coordinator import Coordinator
-from nexus_runtime.scheduler.profile import Sample, batches_to_measure
 from nexus_runtime.scheduler.security import Credentials
-from nexus_runtime.scheduler.wire import OPTIONS, POLL_SECONDS, PROTOCOL, blob_message
-from nexus_runtime.scheduler.work import Fenced, Finished, Observer, Work
-from nexus_runtime.trainer import Gradients
+from nexus_runtime.scheduler.servicer import Servicer
+from nexus_runtime.scheduler.wire import OPTIONS
+from nexus_runtime.scheduler.work import Observer, Work
 
 TICK_SECONDS = 0.1
 _SERVER_OPTIONS = [
@@ -40,145 +36,6 @@ _SERVER_OPTIONS = [
     ("grpc.so_reuseport", 0),
 ]
 _SERVICE = pb.DESCRIPTOR.services_by_name["Scheduler"].full_name
-Context = grpc.aio.ServicerContext
-
-
-class Servicer(rpc.SchedulerServicer):
-    """One method for each call of scheduler.proto. The sender's name must be its certificate's."""
-
-    def __init__(self, job: Coordinator) -> None:
-        self._job = job
-        self._sessions = 0
-
-    async def Register(self, request: pb.RegisterRequest, context: Context) -> pb.RegisterReply:
-        """A worker comes, or comes back."""
-        await _authenticate(request.worker, context)
-        if request.protocol != PROTOCOL:
-            text = f"this scheduler speaks protocol {PROTOCOL}, the worker {request.protocol}"
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, text)
-        self._sessions += 1
-        job, work = self._job, self._job.work
-        job.handle(
-            ev.WorkerRegistered(
-                at=job.now(), worker=request.worker, session=self._sessions, pool=request.pool
-            )
-        )
-        return pb.RegisterReply(
-            session=self._sessions,
-            job=work.name,
-            artifact=blob_message(job.artifact),
-            data=work.data_source,
-            data_fingerprint=work.data.fingerprint(),
-            seed=work.spec.seed,
-            profile_batches=batches_to_measure(work.spec.batch_size, work.spec.samples),
-            heartbeat_seconds=work.spec.timing.patience / 5,
-        )
-
-    async def Ready(self, request: pb.ReadyRequest, context: Context) -> pb.ReadyReply:
-        """The worker has measured itself."""
-        await _authenticate(request.worker, context)
-        profile = tuple(Sample(m.batch, m.seconds) for m in request.profile)
-        if not profile:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the profile is empty")
-        ready = ev.WorkerReady(
-            at=self._job.now(),
-            worker=request.worker,
-            session=request.session,
-            profile=profile,
-            memory_limit=request.memory_limit_samples or None,
-        )
-        return pb.ReadyReply(fenced=_fenced(self._job.handle(ready)))
-
-    async def Poll(self, request: pb.PollRequest, context: Context) -> pb.PollReply:
-        """Wait for a lease."""
-        await _authenticate(request.worker, context)
-        answer = await self._job.poll(request.worker, request.session, POLL_SECONDS)
-        if isinstance(answer, do.Lease):
-            return pb.PollReply(kind=pb.PollReply.LEASE, lease=self._lease(answer))
-        if isinstance(answer, Fenced):
-            return pb.PollReply(kind=pb.PollReply.FENCED, reason=answer.reason)
-        kind = pb.PollReply.FINISHED if isinstance(answer, Finished) else pb.PollReply.NOTHING
-        return pb.PollReply(kind=kind)
-
-    async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.Chunk]:
-        """Send a blob in chunks."""
-        data = self._job.blob(request.digest)
-        if data is None or not 0 <= request.offset <= len(data):
-            text = "this blob is not held (any more)"
-            await context.abort(grpc.StatusCode.NOT_FOUND, text)
-            return
-        for chunk in blobs.chunks(data, request.offset):
-            yield pb.Chunk(data=chunk)
-
-    async def Push(
-        self, request_iterator: AsyncIterator[pb.PushRequest], context: Context
-    ) -> pb.PushReply:
-        """Take the gradients of a lease."""
-        first = await anext(aiter(request_iterator), None)
-        if first is None:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "nothing was pushed")
-            return pb.PushReply()
-        head = first.head
-        await _authenticate(head.worker, context)
-        name = blobs.BlobRef(head.gradients.digest, head.gradients.size)
-        try:
-            blob = blobs.Assembler(name, limit=self._job.gradient_limit)
-            blob.add(first.data)
-            async for request in request_iterator:
-                blob.add(request.data)
-            grads = blobs.decode(blob.finish(), like=self._job.work.trainer.params)
-        except NexusError as error:
-            await context.abort(grpc.StatusCode.DATA_LOSS, error.message)
-            return pb.PushReply()
-        ack = self._job.push(self._result(head), _sums(head, grads))
-        return pb.PushReply(counted=ack.counted, reason=ack.reason)
-
-    async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatReply:
-        """The worker lives."""
-        await _authenticate(request.worker, context)
-        beat = ev.HeartbeatReceived(
-            at=self._job.now(), worker=request.worker, session=request.session
-        )
-        return pb.HeartbeatReply(fenced=_fenced(self._job.handle(beat)))
-
-    async def Leave(self, request: pb.LeaveRequest, context: Context) -> pb.LeaveReply:
-        """The worker goes."""
-        await _authenticate(request.worker, context)
-        left = ev.WorkerLeft(
-            at=self._job.now(),
-            worker=request.worker,
-            session=request.session,
-            reason=request.reason or "it left",
-        )
-        self._job.handle(left)
-        return pb.LeaveReply()
-
-    def _lease(self, lease: do.Lease) -> pb.Lease:
-        return pb.Lease(
-            id=lease.id,
-            round=lease.round,
-            shard=lease.shard,
-            epoch=lease.epoch,
-            start=lease.start,
-            stop=lease.stop,
-            seed=lease.seed,
-            row=lease.row,
-            parameters=blob_message(self._job.parameters),
-            seconds=lease.deadline - self._job.now(),
-        )
-
-    def _result(self, head: pb.PushHead) -> ev.ResultPushed:
-        return ev.ResultPushed(
-            at=self._job.now(),
-            worker=head.worker,
-            session=head.session,
-            lease=head.lease,
-            round=head.round,
-            shard=head.shard,
-            digest=head.gradients.digest,
-            count=head.count,
-            seconds=head.seconds,
-        )
 
 
 class Server:
@@ -280,20 +137,3 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         names = (_SERVICE, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
-
-
-async def _authenticate(name: str, context: Context) -> None:
-    """Refuse a call whose sender gives another name than its certificate."""
-    identity: Any = context.auth_context().get("x509_common_name", [])
-    if name.encode() not in identity:
-        holder = identity[0].decode() if identity else "nobody"
-        text = f"the certificate is of '{holder}', the call says '{name}'"
-        await context.abort(grpc.StatusCode.PERMISSION_DENIED, text)
-
-
-def _fenced(instructions: list[do.Instruction]) -> bool:
-    return any(isinstance(instruction, do.FenceWorker) for instruction in instructions)
-
-
-def _sums(head: pb.PushHead, grads: dict[str, Any]) -> Gradients:
-    return Gradients(head.loss_sum, head.correct, head.count, grads)

@@ -146,7 +146,7 @@ class Worker:
     def _compute(self, model: _Model, session: int, lease: pb.Lease) -> None:
         digest, params = self._parameters
         if digest != lease.parameters.digest:
-            fetched = self._fetch(lease.parameters)
+            fetched = self._fetch(lease.parameters, lease.parameter_data)
             if fetched is None:  # the round is over: this lease is no longer ours
                 return
             params = blobs.decode(fetched, like=model.trainer.params)
@@ -168,12 +168,22 @@ class Worker:
             gradients=blob_message(blobs.ref(data)),
         )
         # Whether it counted is the scheduler's affair: either way this lease is done.
-        self._call(lambda _, timeout: self._stub.Push(_push(head, data), timeout=timeout), head)
+        if len(data) <= blobs.CHUNK:
+            self._call(self._stub.PushWhole, pb.PushRequest(head=head, data=data))
+        else:
+            self._call(lambda _, timeout: self._stub.Push(_push(head, data), timeout=timeout), None)
 
-    def _fetch(self, blob: pb.Blob) -> bytes | None:
-        """Get a blob, going on where a broken transfer stopped; None where it is not held."""
+    def _fetch(self, blob: pb.Blob, whole: bytes = b"") -> bytes | None:
+        """Get a blob, going on where a broken transfer stopped; None where it is not held.
+
+        Where it came along as a `whole`, that is verified and nothing is fetched.
+        """
         announced = blobs.BlobRef(blob.digest, blob.size)
         assembler = blobs.Assembler(announced, limit=_LARGEST_BLOB)
+
+        if whole:
+            assembler.add(whole)
+            return assembler.finish()
 
         def read(_: object, timeout: float) -> None:
             request = pb.FetchRequest(digest=blob.digest, offset=assembler.size)

@@ -118,7 +118,9 @@ def _head(session: int, lease: pb.Lease, raw: bytes, **changes) -> pb.PushHead:
     return pb.PushHead(**{**fields, **changes})
 
 
-def _push(stub, head: pb.PushHead, raw: bytes) -> pb.PushReply:
+def _push(stub, head: pb.PushHead, raw: bytes, *, whole: bool = False) -> pb.PushReply:
+    if whole:
+        return stub.PushWhole(pb.PushRequest(head=head, data=raw), timeout=DEADLINE)
     requests = [pb.PushRequest(data=chunk) for chunk in blobs.chunks(raw)]
     requests[0].head.CopyFrom(head)
     return stub.Push(iter(requests), timeout=DEADLINE)
@@ -160,6 +162,7 @@ def test_a_worker_cannot_take_anothers_name():
             ),
             lambda: stub.Leave(pb.LeaveRequest(worker="lab-1", session=session), timeout=DEADLINE),
             lambda: _push(stub, pb.PushHead(worker="lab-1"), b""),
+            lambda: _push(stub, pb.PushHead(worker="lab-1"), b"", whole=True),
         ]
         for call in calls:
             assert _code(call) == grpc.StatusCode.PERMISSION_DENIED
@@ -172,22 +175,22 @@ def test_another_protocol_is_refused():
         assert _code(call) == grpc.StatusCode.FAILED_PRECONDITION
 
 
-def test_a_tampered_gradient_is_refused_and_the_true_one_still_counts():
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_tampered_gradient_is_refused_and_the_true_one_still_counts(whole):
     with _job() as job, _stub(job) as stub:
         session, lease = _leased(stub)
         raw = blobs.encode({n: np.zeros_like(p) for n, p in job.trainer.params.items()})
         head = _head(session, lease, raw)
         changed = raw[:-1] + bytes([raw[-1] ^ 1])
-        assert _code(lambda: _push(stub, head, changed)) == grpc.StatusCode.DATA_LOSS
-        assert _code(lambda: _push(stub, head, raw[:-1])) == grpc.StatusCode.DATA_LOSS
-        assert _code(lambda: _push(stub, head, raw + b"x")) == grpc.StatusCode.DATA_LOSS
         strange = blobs.encode({"b1": np.zeros(3, np.float32)})
-        bad = _head(session, lease, strange)
-        assert _code(lambda: _push(stub, bad, strange)) == grpc.StatusCode.DATA_LOSS
         huge = _head(session, lease, raw, gradients=pb.Blob(digest="0" * 64, size=1 << 40))
-        assert _code(lambda: _push(stub, huge, raw)) == grpc.StatusCode.DATA_LOSS
-        assert _push(stub, head, raw).counted
-        again = _push(stub, head, raw)
+        wrong = [(head, changed), (head, raw[:-1]), (head, raw + b"x"), (huge, raw)]
+        wrong.append((_head(session, lease, strange), strange))
+        for bad, sent in wrong:
+            call = lambda h=bad, d=sent: _push(stub, h, d, whole=whole)  # noqa: E731
+            assert _code(call) == grpc.StatusCode.DATA_LOSS
+        assert _push(stub, head, raw, whole=whole).counted
+        again = _push(stub, head, raw, whole=whole)
         assert not again.counted
         assert again.reason in {"this shard was already counted", "round 0 is over"}
 

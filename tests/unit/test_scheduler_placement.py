@@ -140,6 +140,8 @@ def test_no_measurement_is_an_error():
 def test_rounds_teach_overhead_and_scale():
     model = CostModel(0.0, 0.01).observe(100, compute=2.0, total=2.5)
     assert (model.scale, model.overhead) == (2.0, 0.5)  # the first round replaces assumptions
+    model = model.observe(100, compute=1.0, total=1.3)
+    assert (model.scale, model.overhead) == (1.0, pytest.approx(0.3))  # and was cold itself
     for _ in range(200):
         model = model.observe(100, compute=1.0, total=1.1)
     assert model.seconds(100) == pytest.approx(1.1, rel=1e-3)
