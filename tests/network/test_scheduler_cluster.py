@@ -71,9 +71,12 @@ def test_three_workers_train_what_one_trains(tmp_path):
     assert saved.stat().st_size > 0
 
 
-def test_one_pool_is_split_evenly():
-    report = _train(NumpyGraph(), ClusterConfig().add_node("lab", DeviceType.CPU, 2), epochs=1)
-    assert report.plans[0].placement.samples == {"lab-0": 32, "lab-1": 32}
+def test_one_pool_is_split_evenly_and_gives_the_same_bits_every_time():
+    cluster = ClusterConfig().add_node("lab", DeviceType.CPU, 2)
+    first, second = (_train(NumpyGraph(), cluster, epochs=1) for _ in range(2))
+    assert first.plans[0].placement.samples == {"lab-0": 32, "lab-1": 32}
+    for name, param in first.params.items():
+        np.testing.assert_array_equal(second.params[name], param)
 
 
 def test_a_slow_worker_gets_a_small_share_and_a_limit_is_kept():

@@ -252,15 +252,14 @@ def _artifact(tmp_path: Path, graph: NumpyGraph) -> bytes:
     return path.read_bytes()
 
 
-def test_two_workers_and_one_give_the_same_parameters(tmp_path):
-    """256 samples are two rounds; the split run's parameters are the one-worker run's."""
-    results = []
-    for count in (1, 2):
-        with _job(artifact=_artifact(tmp_path, NumpyGraph()), workers=count) as job:
-            workers = [_worker(job, f"lab-{i}", memory_limit_samples=100) for i in range(count)]
+@pytest.mark.parametrize("hidden", [32, 6000])
+def test_two_workers_and_one_give_the_same_parameters(tmp_path, hidden):
+    """256 samples are two rounds; 6000 hidden units are 1.8 MB, which do not fit one message."""
+    graph, results = NumpyGraph(hidden=hidden), []
+    for count, limit in ((1, None), (2, 100)):
+        with _job(graph=graph, artifact=_artifact(tmp_path, graph), workers=count) as job:
+            workers = [_worker(job, f"lab-{i}", memory_limit_samples=limit) for i in range(count)]
             threads = [threading.Thread(target=worker.run) for worker in workers]
-            if count == 1:
-                threads = [threading.Thread(target=_worker(job, "lab-0").run)]
             for thread in threads:
                 thread.start()
             job.state.outcome.result(DEADLINE)
@@ -269,7 +268,9 @@ def test_two_workers_and_one_give_the_same_parameters(tmp_path):
             results.append(job.trainer.params)
             assert len(job.state.history[0].shares) == count
     for name, param in results[0].items():
-        np.testing.assert_allclose(results[1][name], param, rtol=1e-4, atol=1e-5)
+        # Adam divides by the gradient's size: where that is rounding, so is the step.
+        np.testing.assert_allclose(results[1][name], param, rtol=1e-4, atol=1e-3)
+        assert np.abs(results[1][name] - param).mean() < 1e-6
 
 
 def test_a_worker_with_other_data_leaves_and_says_why(tmp_path):
