@@ -33,7 +33,9 @@ def empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 def aligned(array: np.ndarray) -> np.ndarray:
     """`array` itself where kernels can take it as it is, else an aligned copy."""
     flags = array.flags
-    if flags.c_contiguous and flags.writeable and array.ctypes.data % ALIGNMENT == 0:
+    # NumPy gives empty arrays strides of zero, which kernels take for a gap.
+    fits = flags.c_contiguous and flags.writeable and array.size > 0
+    if fits and array.ctypes.data % ALIGNMENT == 0:
         return array
     copy = empty_aligned(array.shape, array.dtype)
     copy[...] = array

@@ -122,11 +122,11 @@ def test_results_of_earlier_calls_stay(artifact: Artifact) -> None:
 
 
 def test_one_module_serves_eight_threads(artifact: Artifact) -> None:
-    module, wrong = nexus_runtime.load(artifact), []
+    module, graph, wrong = nexus_runtime.load(artifact), mlp(), []
 
     def work(number: int) -> None:
         x = np.random.default_rng(number).standard_normal((number + 1, 12)).astype(np.float32)
-        expected = mlp_reference(mlp(), x)
+        expected = mlp_reference(graph, x)
         for _ in range(50):
             if not np.allclose(module(x), expected, rtol=1e-5, atol=1e-5):
                 wrong.append(number)
