@@ -42,6 +42,7 @@ class OnnxRuntime:
         except Exception as error:
             # ONNX Runtime's classes of errors are private to its extension module.
             raise CaptureError(f"ONNX Runtime refuses {model}: {_first_line(error)}") from error
+        self.inputs = [given.name for given in self._session.get_inputs()]
         self.outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
