@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from tvm import IRModule, s_tir, tirx
 
-from nexus_compiler.codegen.llvm.schedules import chain, kernel, matmul
+from nexus_compiler.codegen.llvm.schedules import chain, kernel, matmul, slide
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.passes.base import Pass
 
-FAMILIES = (matmul.schedule, chain.schedule)
+FAMILIES = (slide.schedule, matmul.schedule, chain.schedule)
 """In the order of asking; the first that knows the kernel's form wins."""
 
 

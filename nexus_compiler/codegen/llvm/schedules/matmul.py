@@ -1,142 +1,28 @@
-"""Sums of products with reuse: matmul in all layouts, batched or not, and 1x1 convolutions.
+"""Sums of products in register tiles.
 
 The output is cut in tiles that fit the registers: rows are broadcast from the one operand, columns
 are vectors of the other. The reduction runs outermost inside a tile, so that the accumulators stay
 in registers: rows * vectors + vectors + 1 registers are needed, and past that bound speed halves
-(measured: 8x64 floats in 32 registers 240 GFLOP/s, 7x64 + spill 103-142).
+(measured with 32 registers of 16 floats: 8 by 3 vectors 240 GFLOP/s, 7 by 4 only 103-142).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import tvm_ffi
 from tvm import tirx
-from tvm.ir.expr import TensorLoad
 
 from nexus_compiler.codegen.llvm.schedules import build, kernel
-from nexus_compiler.codegen.llvm.schedules.kernel import Kernel, Stage, is_const
+from nexus_compiler.codegen.llvm.schedules.kernel import Kernel
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
-from nexus_compiler.codegen.llvm.schedules.tiles import choose, pieces
-
-_REUSE = 4  # rows from which on it pays to copy the right operand into the order of the tiles
-
-
-@dataclass(frozen=True)
-class Product:
-    """A recognised kernel: out[outer, rows, columns] = epilogue(sum over k of left * right).
-
-    Axes are variables of the sum's own stage; `place` gives the epilogue's variable for each.
-    """
-
-    sum: Stage
-    left: Any
-    right: Any
-    outer: tuple[tirx.IterVar, ...]
-    rows: tuple[tirx.IterVar, ...]
-    columns: tuple[tirx.IterVar, ...]
-    store: tirx.BufferStore
-    place: dict[tirx.Var, Any]
-    units: dict[tirx.Var, Any]
+from nexus_compiler.codegen.llvm.schedules.product import Product, recognise
+from nexus_compiler.codegen.llvm.schedules.tiles import cells, choose
 
 
 def schedule(kernel_: Kernel, machine: Machine) -> tirx.PrimFunc | None:
     """The kernel in register tiles; None where it is no sum of products."""
     form = recognise(kernel_)
-    if form is None:
-        return None
-    rows = build.known(build.product(build.extents(form.rows)))
-    if rows is not None and rows < _REUSE and not _contiguous(form.right, form.columns):
-        return None
-    return _Writer(form, machine).function(kernel_.function)
-
-
-def recognise(kernel_: Kernel) -> Product | None:
-    """Find operands and axes; None where the form is another."""
-    if not 0 < len(kernel_.stages) <= 2 or not kernel_.stages[0].reduced:
-        return None
-    stage = kernel_.stages[0]
-    operands = _operands(stage)
-    placed = _placement(kernel_.stages)
-    if operands is None or placed is None:
-        return None
-    store, place, order = placed
-    wide = [axis for axis in order if not is_const(axis.dom.extent, 1)]
-    if not wide:
-        return None
-    left, right = operands
-    if wide[-1].var in kernel.variables(left):
-        left, right = right, left
-    reach_left, reach_right = kernel.variables(left), kernel.variables(right)
-    columns = _run(wide, lambda v: v in reach_right and v not in reach_left)
-    if not columns:
-        return None
-    rest = wide[: len(wide) - len(columns)]
-    rows = _run(rest, lambda v: v in reach_left and v not in reach_right)
-    outer = tuple(axis for axis in rest if axis not in rows)
-    if not rows:
-        lone = [a for a in rest if a.var in reach_left and a.var not in reach_right]
-        rows = (lone[-1],) if lone else ()
-        outer = tuple(axis for axis in rest if axis not in rows)
-    units = {
-        axis.var: build.number(0)
-        for axis in kernel_.stages[-1].spatial
-        if is_const(axis.dom.extent, 1)
-    }
-    return Product(stage, left, right, outer, rows, columns, store, place, units)
-
-
-def _operands(stage: Stage) -> tuple[Any, Any] | None:
-    value = stage.store.value
-    if not isinstance(value, tirx.Add) or stage.init is None:
-        return None
-    for total, term in ((value.a, value.b), (value.b, value.a)):
-        if isinstance(total, TensorLoad) and total.source.same_as(stage.store.buffer):
-            return (term.a, term.b) if isinstance(term, tirx.Mul) else None
-    return None
-
-
-def _placement(
-    stages: Sequence[Stage],
-) -> tuple[tirx.BufferStore, dict[tirx.Var, Any], list[tirx.IterVar]] | None:
-    """The final store, the sum's axes in its terms, and the sum's axes in its loop order."""
-    total, last = stages[0], stages[-1]
-    axes = {axis.var: axis for axis in total.spatial}
-    written = list(total.store.indices)
-    found_axes = [index for index in written if isinstance(index, tirx.Var) and index in axes]
-    if len(found_axes) != len(axes) or len(set(found_axes)) != len(axes):
-        return None
-    if len(stages) == 1:
-        return total.store, {}, list(total.spatial)
-    found = kernel.loads(last.store.value, total.store.buffer)
-    if last.reduced or not found or not all(_same(f, found[0]) for f in found):
-        return None
-    order: dict[tirx.Var, tirx.IterVar] = {}
-    place: dict[tirx.Var, Any] = {}
-    for index, own in zip(found[0].indices, written):
-        if not isinstance(own, tirx.Var):
-            continue
-        if not isinstance(index, tirx.Var) or index in order:
-            return None
-        order[index], place[own] = axes[own], index
-    loops = [axis for axis in last.spatial if not is_const(axis.dom.extent, 1)]
-    if {axis.var for axis in loops} != set(order):
-        return None
-    return last.store, place, [order[axis.var] for axis in loops]
-
-
-def _same(one: Any, other: Any) -> bool:
-    return tvm_ffi.structural_equal(one, other)
-
-
-def _run(axes: list[tirx.IterVar], belongs: Any) -> tuple[tirx.IterVar, ...]:
-    """The longest tail of `axes` of which each `belongs`."""
-    count = 0
-    while count < len(axes) and belongs(axes[-1 - count].var):
-        count += 1
-    return tuple(axes[len(axes) - count :])
+    return None if form is None else _Writer(form, machine).function(kernel_.function)
 
 
 class _Writer:
@@ -144,10 +30,10 @@ class _Writer:
 
     def __init__(self, form: Product, machine: Machine) -> None:
         self._form, self._machine = form, machine
-        self._steps = [a for a in form.sum.reduced if not is_const(a.dom.extent, 1)]
+        self._steps = form.stage.reduced
         self._rows = build.product(build.extents(form.rows))
         self._columns = build.product(build.extents(form.columns))
-        self._dtype = str(form.sum.store.buffer.dtype)
+        self._dtype = str(form.stage.store.buffer.dtype)
         self._tiling = choose(
             build.known(self._rows), build.known(self._columns), self._dtype, machine
         )
@@ -157,7 +43,7 @@ class _Writer:
 
     def function(self, original: tirx.PrimFunc) -> tirx.PrimFunc:
         """The whole kernel."""
-        if _contiguous(self._form.right, self._form.columns):
+        if self._form.ordered:
             return build.function(original, self._tiles())
         pack = self._pack()
         body = build.sequence([pack, self._tiles()])
@@ -177,7 +63,7 @@ class _Writer:
             left = tirx.min(build.number(width), self._columns - tile * width)
 
             def column(offset: Any) -> tirx.Stmt:
-                values = self._zeros() | build.bind(self._packed_outer, place)
+                values = build.bind(self._packed_outer, place)
                 values |= build.split(form.columns, tile * width + offset)
 
                 def copy(at: list[Any]) -> tirx.Stmt:
@@ -199,7 +85,7 @@ class _Writer:
 
         def one(flat: Any) -> tirx.Stmt:
             *place, tile, row = build.unflatten(flat, [*outer, across, down])
-            values = self._zeros() | build.bind(self._form.outer, place)
+            values = build.bind(self._form.outer, place)
 
             def piece(column: Any, width: int) -> tirx.Stmt:
                 return self._pick_rows(
@@ -257,17 +143,10 @@ class _Writer:
         total = tirx.decl_buffer((height, width), self._dtype, "total", scope="local")
 
         def each(make: Any) -> tirx.Stmt:
-            def line(i: Any) -> tirx.Stmt:
-                parts = [
-                    build.loop(lanes, lambda v, at=at: make(i, at + v), "vectorized", "lane")
-                    for at, lanes in pieces(width, self._tiling.lanes)
-                ]
-                return build.sequence(parts)
-
-            return build.loop(height, line, "unroll", "row")
+            return cells(height, width, self._tiling.lanes, make)
 
         def clear(i: Any, j: Any) -> tirx.Stmt:
-            return tirx.BufferStore(total, form.sum.init, [i, j])
+            return tirx.BufferStore(total, form.stage.init, [i, j])
 
         def step(at: list[Any]) -> tirx.Stmt:
             own = values | build.bind(self._steps, at)
@@ -281,7 +160,7 @@ class _Writer:
 
         def finish(i: Any, j: Any) -> tirx.Stmt:
             at = build.split(form.columns, tile * self._tiling.columns + column + j)
-            return self._store(values | build.split(form.rows, row + i) | at, total[i, j])
+            return form.placement.finish(values | build.split(form.rows, row + i) | at, total[i, j])
 
         body = [each(clear), build.nest(build.extents(self._steps), step), each(finish)]
         return build.scope([total], build.sequence(body), "tile")
@@ -295,37 +174,7 @@ class _Writer:
         steps = [values[axis.var] for axis in self._steps]
         return tirx.BufferLoad(self._packed, [*place, tile, *steps, column])
 
-    def _store(self, values: dict[Any, Any], total: Any) -> tirx.Stmt:
-        """The epilogue of one element."""
-        form = self._form
-        own = {form.place.get(variable, variable): value for variable, value in values.items()}
-        own |= form.units
-        if form.store.same_as(form.sum.store):
-            value = total
-        else:
-            value = kernel.replace_loads(form.store.value, form.sum.store.buffer, lambda _: total)
-        indices = [kernel.substitute(index, own) for index in form.store.indices]
-        return tirx.BufferStore(form.store.buffer, kernel.substitute(value, own), indices)
-
-    def _zeros(self) -> dict[Any, Any]:
-        axes = (*self._form.sum.spatial, *self._form.sum.reduced)
-        return {axis.var: build.number(0) for axis in axes if is_const(axis.dom.extent, 1)}
-
     def _kind(self) -> str:
         turns = [*build.extents(self._form.outer), *build.extents(self._steps)]
         work = build.work([*turns, self._rows, self._columns])
         return "parallel" if work >= self._machine.parallel_work else "serial"
-
-
-def _contiguous(value: Any, columns: tuple[tirx.IterVar, ...]) -> bool:
-    """Whether neighbouring columns are neighbours in memory."""
-    if not isinstance(value, TensorLoad):
-        return False
-    count = len(columns)
-    names = [axis.var for axis in columns]
-    if not all(index.same_as(name) for index, name in zip(value.indices[-count:], names)):
-        return False
-    if any(name in kernel.variables(index) for index in value.indices[:-count] for name in names):
-        return False
-    inner = zip(value.source.shape[-count + 1 :] if count > 1 else [], build.extents(columns)[1:])
-    return all(is_const(a) and is_const(b) and int(a) == int(b) for a, b in inner)

@@ -16,7 +16,7 @@ from tvm.ir.expr import TensorLoad
 from nexus_compiler.codegen.llvm.schedules import build, kernel
 from nexus_compiler.codegen.llvm.schedules.kernel import Stage, is_const
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
-from nexus_compiler.codegen.llvm.schedules.tiles import pieces
+from nexus_compiler.codegen.llvm.schedules.tiles import cells
 
 _VECTORS = 4  # accumulators: an addition takes four cycles and one can start in each
 
@@ -104,12 +104,7 @@ def _column_tile(
     total = tirx.decl_buffer((size,), str(stage.store.buffer.dtype), "total", scope="local")
 
     def each(make: Callable[[Any], tirx.Stmt]) -> tirx.Stmt:
-        return build.sequence(
-            [
-                build.loop(count, lambda v, at=at: make(at + v), "vectorized", "lane")
-                for at, count in pieces(size, lanes)
-            ]
-        )
+        return cells(1, size, lanes, lambda _, column: make(column))
 
     def step(at: list[Any]) -> tirx.Stmt:
         own = values | build.bind(stage.reduced, at)
@@ -173,16 +168,29 @@ def _row(stage: Stage, values: dict[Any, Any], machine: Machine) -> tirx.Stmt:
         )
         body.append(clear)
     body.append(build.nest(outer, along))
+    body += _joins(stage, part, lanes)
     if lanes:
-        body.append(build.loop(lanes, lambda v: _join(stage, one, part[v]), "unroll", "v"))
+        body.append(tirx.BufferStore(one, _join(stage, one[0], part[0]), [0]))
     indices = [kernel.substitute(index, values) for index in stage.store.indices]
     body.append(tirx.BufferStore(stage.store.buffer, one[0], indices))
     return build.scope([one, part] if lanes else [one], build.sequence(body), "row")
 
 
-def _join(stage: Stage, one: Any, other: Any) -> tirx.Stmt:
-    make = type(stage.store.value)
-    return tirx.BufferStore(one, make(one[0], other), [0])
+def _joins(stage: Stage, part: tirx.Buffer, lanes: int) -> list[tirx.Stmt]:
+    """Halve the partial results until one is left."""
+    steps: list[tirx.Stmt] = []
+    while lanes > 1:
+        lanes //= 2
+
+        def add(v: Any, half: int = lanes) -> tirx.Stmt:
+            return tirx.BufferStore(part, _join(stage, part[v], part[v + half]), [v])
+
+        steps.append(build.loop(lanes, add, "vectorized", "lane"))
+    return steps
+
+
+def _join(stage: Stage, one: Any, other: Any) -> Any:
+    return type(stage.store.value)(one, other)
 
 
 def _partial_lanes(stage: Stage, inner: tirx.IterVar, lanes: int) -> int:

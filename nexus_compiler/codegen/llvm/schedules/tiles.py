@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from tvm import tirx
+
+from nexus_compiler.codegen.llvm.schedules import build
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 
 # A fused multiply-add takes this many cycles until its sum can be added to, and two start in each.
@@ -76,3 +81,16 @@ def pieces(width: int, lanes: int) -> list[tuple[int, int]]:
         found.append((offset, lanes))
         offset += lanes
     return found
+
+
+def cells(height: int, width: int, lanes: int, make: Callable[[Any, Any], tirx.Stmt]) -> tirx.Stmt:
+    """`make(row, column)` for a whole tile: rows unrolled, columns in vectors."""
+
+    def line(i: Any) -> tirx.Stmt:
+        vectors = [
+            build.loop(count, lambda v, at=at: make(i, at + v), "vectorized", "lane")
+            for at, count in pieces(width, lanes)
+        ]
+        return build.sequence(vectors)
+
+    return build.loop(height, line, "unroll", "row")

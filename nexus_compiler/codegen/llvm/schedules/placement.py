@@ -1,0 +1,71 @@
+"""Where the results of a reduction go: straight to the output, or through one elementwise stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+
+from nexus_compiler.codegen.llvm.schedules import kernel
+from nexus_compiler.codegen.llvm.schedules.kernel import Stage
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How to finish one result.
+
+    Attributes:
+        stage: the reduction.
+        store: the last store of the kernel.
+        names: the last stage's variables by the reduction's.
+        order: the reduction's kept axes in the order of the last stage's loops.
+    """
+
+    stage: Stage
+    store: tirx.BufferStore
+    names: dict[tirx.Var, tirx.Var]
+    order: tuple[tirx.IterVar, ...]
+
+    def finish(self, values: dict[Any, Any], total: Any) -> tirx.Stmt:
+        """The last store, for the reduction's axes at `values` and its result `total`."""
+        own = {self.names.get(variable, variable): value for variable, value in values.items()}
+        value = total
+        if not self.store.same_as(self.stage.store):
+            buffer = self.stage.store.buffer
+            value = kernel.substitute(self.store.value, own)
+            value = kernel.replace_loads(value, buffer, lambda _: total)
+        indices = [kernel.substitute(index, own) for index in self.store.indices]
+        return tirx.BufferStore(self.store.buffer, value, indices)
+
+
+def place(stages: Sequence[Stage]) -> Placement | None:
+    """The placement for a reduction and at most one stage after it; None where they do not fit."""
+    total, last = stages[0], stages[-1]
+    axes = {axis.var: axis for axis in total.spatial}
+    written = [index for index in total.store.indices if not kernel.is_const(index)]
+    if len(written) != len(axes) or not _distinct(written, axes):
+        return None
+    if len(stages) == 1:
+        return Placement(total, total.store, {}, tuple(axes[variable] for variable in written))
+    found = kernel.loads(last.store.value, total.store.buffer)
+    if last.reduced or not found or not all(kernel.same(load, found[0]) for load in found):
+        return None
+    read = [i for i, own in zip(found[0].indices, total.store.indices) if not kernel.is_const(own)]
+    loops = {axis.var: axis for axis in last.spatial}
+    if len(read) != len(loops) or not _distinct(read, loops):
+        return None
+    back = dict(zip(read, written))
+    return Placement(
+        total,
+        last.store,
+        dict(zip(written, read)),
+        tuple(axes[back[axis.var]] for axis in last.spatial),
+    )
+
+
+def _distinct(indices: Sequence[Any], axes: dict[tirx.Var, tirx.IterVar]) -> bool:
+    if not all(isinstance(index, tirx.Var) and index in axes for index in indices):
+        return False
+    return len(set(indices)) == len(indices)
