@@ -30,7 +30,7 @@ from nexus_runtime.signature import Dim, Signature
 from nexus_runtime.tensors import aligned, empty_aligned
 
 #: Share of a job's steps in which the learning rate rises.
-WARM_UP = 0.1
+WARM_UP = 0.3
 
 
 class Described(Protocol):

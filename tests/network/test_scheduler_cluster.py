@@ -24,7 +24,7 @@ from nexus_runtime.scheduler.config import ClusterConfig, DeviceType
 from nexus_runtime.scheduler.engines.external import ExternalEngine
 from nexus_runtime.scheduler.engines.local import LocalEngine
 from nexus_runtime.scheduler.events import Timing
-from nexus_runtime.scheduler.facade import PEAK_RATE, Scheduler
+from nexus_runtime.scheduler.facade import RECIPES, Scheduler
 from nexus_runtime.scheduler.report import TrainingReport
 from nexus_runtime.trainer import Trainer, train_alone
 
@@ -50,7 +50,7 @@ def _train(graph: NumpyGraph, cluster: ClusterConfig, *, engine=None, **options)
 def _alone(graph: NumpyGraph, *, epochs: int = 2, batch_size: int = 64) -> Trainer:
     trainer = Trainer(NumpySteps(graph))
     digits = trainer.fit_data(data.load("digits"))
-    rate = PEAK_RATE["adam"]
+    rate = RECIPES["adam"].rate
     train_alone(trainer, digits, epochs=epochs, batch_size=batch_size, learning_rate=rate)
     return trainer
 

@@ -33,6 +33,7 @@ class NumpyGraph:
     hidden: int = 32
     classes: int = 10
     rate: float = 0.25
+    beta2: float = 0.99  # what the scheduler asks of Adam by default
     delay: float = 0.0  # seconds that each call of "gradients" takes longer
 
     def build_training(self, path: Path, *, loss, optimizer, options, targets) -> None:
@@ -113,13 +114,14 @@ class NumpySteps:
     def _update(self, inputs: Mapping, p: Mapping) -> Arrays:
         out: Arrays = {}
         t, rate = inputs["step"], inputs["learning_rate"]
+        beta2 = np.float32(self.graph.beta2)
         assert t.dtype == rate.dtype == np.float32
         for name, value in p.items():
             g = inputs[f"grad:{name}"]
             m = np.float32(0.9) * inputs[f"state:m:{name}"] + np.float32(0.1) * g
-            v = np.float32(0.999) * inputs[f"state:v:{name}"] + np.float32(0.001) * g * g
+            v = beta2 * inputs[f"state:v:{name}"] + (1 - beta2) * g * g
             step = (m / (1 - np.float32(0.9) ** t)) / (
-                np.sqrt(v / (1 - np.float32(0.999) ** t)) + np.float32(1e-8)
+                np.sqrt(v / (1 - beta2**t)) + np.float32(1e-8)
             )
             out[f"param:{name}"] = (value - rate * step).astype(np.float32)
             out[f"state:m:{name}"], out[f"state:v:{name}"] = m, v

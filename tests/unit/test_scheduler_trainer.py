@@ -99,12 +99,12 @@ def test_a_wrong_number_of_samples_or_an_infinite_loss_is_refused():
     assert "learning_rate" in caught.value.hint
 
 
-def test_the_rate_rises_for_a_tenth_and_falls_to_zero():
+def test_the_rate_rises_for_three_tenths_and_falls_to_zero():
     rates = [scheduled_rate(step, 100, 1.0) for step in range(1, 101)]
-    assert rates[:2] == pytest.approx([0.05, 0.15])
-    assert max(rates) == rates[10]
-    assert rates[10] == pytest.approx(0.995, abs=0.01)
-    assert rates[-1] == pytest.approx(0.5 / 90)
+    assert rates[:2] == pytest.approx([0.5 / 30, 1.5 / 30])
+    assert max(rates) == rates[30]
+    assert rates[30] == pytest.approx(0.995, abs=0.01)
+    assert rates[-1] == pytest.approx(0.5 / 70)
     assert 0 < scheduled_rate(1, 1, 1.0) <= 1.0
 
 
