@@ -13,6 +13,7 @@ from tvm.ir import Op
 from tvm.ir.expr import Call, TensorLoad
 from tvm.s_tir.stmt import SBlock, SBlockRealize
 
+_KEPT, _REDUCED = 0, 2  # the codes of `IterVar.iter_type`
 # Values that take about as long as storing and loading one: may be computed twice.
 _CHEAP_CALLS = frozenset(
     f"tirx.{name}"
@@ -79,7 +80,7 @@ def _elementwise(block: SBlock) -> bool:
 
 def is_reduction(axis: tirx.IterVar) -> bool:
     """Whether `axis` is summed (or maximised, ...) over."""
-    return axis.iter_type == 2
+    return axis.iter_type == _REDUCED
 
 
 def _worth_inlining(block: SBlock, readers: Sequence[SBlock]) -> bool:
@@ -153,16 +154,28 @@ def _read_stage(nest: tirx.Stmt) -> Stage | None:
         return None
     if init is not None and not isinstance(init, tirx.BufferStore):
         return None
-    if any(is_const(axis.dom.extent, 0) for axis in block.iter_vars):
+    if not all(_plain(axis) for axis in block.iter_vars):
         return None
     axes = [axis for axis in block.iter_vars if not is_const(axis.dom.extent, 1)]
-    return Stage(
-        block.name_hint,
-        tuple(axis for axis in axes if not is_reduction(axis)),
-        tuple(axis for axis in axes if is_reduction(axis)),
-        drop_units(store, block.iter_vars),
-        None if init is None else drop_units(init.value, block.iter_vars),
-    )
+    spatial = tuple(axis for axis in axes if not is_reduction(axis))
+    reduced = tuple(axis for axis in axes if is_reduction(axis))
+    if init is not None and not reduced:
+        value = replace_loads(store.value, store.buffer, partial(_first, init.value))
+        store, init = tirx.BufferStore(store.buffer, value, store.indices), None
+    if init is None and loads(store.value, store.buffer):
+        return None
+    store = drop_units(store, block.iter_vars)
+    begin = None if init is None else drop_units(init.value, block.iter_vars)
+    return Stage(block.name_hint, spatial, reduced, store, begin)
+
+
+def _first(value: Any, _: TensorLoad) -> Any:
+    return value
+
+
+def _plain(axis: tirx.IterVar) -> bool:
+    """Whether the turns of `axis` may run in any order, and there are some."""
+    return axis.iter_type in (_KEPT, _REDUCED) and not is_const(axis.dom.extent, 0)
 
 
 def is_const(value: Any, number: int | None = None) -> bool:
