@@ -203,6 +203,21 @@ def test_convolution_with_an_epilogue(tmp_path: Path, case: Any) -> None:
     check(tmp_path, shapes, build, by_torch(reference))
 
 
+def test_a_slice_of_the_results_is_no_epilogue(tmp_path: Path) -> None:
+    check(
+        tmp_path,
+        [(9, 16), (16, 40)],
+        lambda a, b: op.strided_slice(op.matmul(a, b), [0, 1], [0, 0], [5, 33]),
+        lambda a, b: (a @ b)[:5, :33],
+    )
+    check(
+        tmp_path,
+        [(1, 3, 9, 9), (4, 3, 3, 3)],
+        lambda x, w: op.strided_slice(op.nn.conv2d(x, w), [2, 3], [0, 0], [6, 5]),
+        by_torch(lambda x, w: torch.nn.functional.conv2d(x, w)[:, :, :6, :5]),
+    )
+
+
 @pytest.mark.parametrize("n", [0, 1, 3])
 def test_convolution_of_any_number_of_images(tmp_path: Path, n: int) -> None:
     check(

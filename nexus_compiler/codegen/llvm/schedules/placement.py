@@ -57,6 +57,10 @@ def place(stages: Sequence[Stage]) -> Placement | None:
     if len(read) != len(loops) or not _distinct(read, loops):
         return None
     back = dict(zip(read, written))
+    # A slice reads fewer results than there are; it would be written out of bounds.
+    turns = [axes[own].dom.extent for own in written]
+    if not all(map(kernel.same, turns, (loops[name].dom.extent for name in read))):
+        return None
     return Placement(
         total,
         last.store,
