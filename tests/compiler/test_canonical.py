@@ -48,7 +48,6 @@ def test_kernels_are_covered_too() -> None:
 def test_the_digest_is_that_of_every_process() -> None:
     code = f"""if True:
         import sys
-from pathlib import Path
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from small import mlp
         from nexus_compiler.ir.canonical import digest
