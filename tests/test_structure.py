@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,16 @@ def test_every_room_has_a_rule() -> None:
         if (path.suffix == ".py" or (path / "__init__.py").exists())
     }
     assert rooms - {"__init__"} == set(MAY_IMPORT)
+
+
+def test_every_package_is_shipped() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {
+        path.parent.relative_to(ROOT).as_posix().replace("/", ".")
+        for package in ("nexus_compiler", "nexus_runtime")
+        for path in (ROOT / package).rglob("__init__.py")
+    }
+    assert found | {"nexus_targets"} == set(listed)
 
 
 def test_only_codegen_knows_targets() -> None:

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from nexus_compiler.cli import console, options
-from nexus_compiler.cli.loading import main_function
+from nexus_compiler.cli.loading import open_with_inputs
 from nexus_runtime.artifact import Artifact
 from nexus_runtime.errors import UserError
 
@@ -52,14 +52,8 @@ def bench(
     """
     from nexus_compiler.verify import compare, inputs, reference, runner, timing
 
-    opened = Artifact.open(artifact)
-    function = main_function(opened, None)
-    arrays = inputs.make(
-        function,
-        options.pairs(given, option="--input"),
-        sizes=options.sizes(dims),
-        seed=seed,
-        fill=inputs.RANDOM,
+    opened, function, arrays = open_with_inputs(
+        artifact, given=given, dims=dims, seed=seed, fill=inputs.RANDOM
     )
     own = runner.open_function(opened, function, target=target, num_threads=threads)
     contenders: dict[str, Callable[[], object]] = {"nexus": lambda: own(arrays)}

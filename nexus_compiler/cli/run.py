@@ -9,9 +9,8 @@ import click
 import numpy as np
 
 from nexus_compiler.cli import console, options
-from nexus_compiler.cli.loading import main_function
+from nexus_compiler.cli.loading import open_with_inputs
 from nexus_runtime import files
-from nexus_runtime.artifact import Artifact
 
 
 @click.command("run")
@@ -35,15 +34,10 @@ def run(
     as_json: bool,
 ) -> None:
     """Run ARTIFACT once and show its outputs."""
-    from nexus_compiler.verify import inputs, runner
+    from nexus_compiler.verify import runner
 
-    opened = Artifact.open(artifact)
-    function = main_function(opened, function_name)
-    arrays = inputs.make(
-        function,
-        options.pairs(given, option="--input"),
-        sizes=options.sizes(dims),
-        seed=seed,
+    opened, function, arrays = open_with_inputs(
+        artifact, given=given, dims=dims, seed=seed, function_name=function_name
     )
     call = runner.open_function(opened, function, target=target, num_threads=threads)
     results = call(arrays)

@@ -8,8 +8,7 @@ import click
 import msgspec
 
 from nexus_compiler.cli import console, options
-from nexus_compiler.cli.loading import main_function
-from nexus_runtime.artifact import Artifact
+from nexus_compiler.cli.loading import open_with_inputs
 
 
 @click.command("verify")
@@ -42,16 +41,10 @@ def verify(
     """
     from nexus_compiler.verify import compare, inputs, reference, runner
 
-    opened = Artifact.open(artifact)
-    function = main_function(opened, None)
-    peer = reference.OnnxRuntime(against)
-    arrays = inputs.make(
-        function,
-        options.pairs(given, option="--input"),
-        sizes=options.sizes(dims),
-        seed=seed,
-        fill=inputs.RANDOM,
+    opened, function, arrays = open_with_inputs(
+        artifact, given=given, dims=dims, seed=seed, fill=inputs.RANDOM
     )
+    peer = reference.OnnxRuntime(against)
     expected = peer.run(arrays)
     found = runner.open_function(opened, function, target=target, num_threads=threads)(arrays)
     differences = compare.compare(found, expected)
