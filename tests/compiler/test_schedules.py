@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,95 +12,22 @@ import numpy as np
 import pytest
 import torch
 import tvm
+from schedule_support import Graph, Shape, by_torch, check, compare, graph, modules, scheduled
 from tvm import relax, tirx
 from tvm.relax import op
 
-import nexus_compiler
-import nexus_runtime
 from nexus_compiler.codegen.llvm.schedule import Schedule
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.codegen.llvm.schedules.tiles import choose, pieces
-from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_compiler.ir import canonical
 from nexus_compiler.passes import base
 from nexus_compiler.passes.fuse import Fuse
 from nexus_compiler.passes.legalize import Legalize
-from nexus_compiler.store.local import LocalStore
 from nexus_runtime.module import Module
-from nexus_runtime.signature import FunctionSpec, Signature, TensorSpec
-
-TARGETS = ("native", "x86-64-v3", "x86-64-v2")
-Shape = tuple[int | str, ...]
-Graph = Callable[..., relax.Expr]
 
 
-def graph(shapes: Sequence[Shape], build: Graph) -> CapturedGraph:
-    """One function of inputs `x0`, `x1`, ...; a dimension that is a name is symbolic."""
-    block = relax.BlockBuilder()
-    sizes: dict[str, tirx.Var] = {}
-
-    def size(dim: int | str) -> Any:
-        return dim if isinstance(dim, int) else sizes.setdefault(dim, tirx.Var(dim, "int64"))
-
-    inputs = [
-        relax.Var(f"x{i}", relax.TensorType(tuple(map(size, shape)), "float32"))
-        for i, shape in enumerate(shapes)
-    ]
-    with block.function("main", inputs):
-        with block.dataflow():
-            result = block.emit(build(*inputs))
-            output = block.emit_output(relax.Tuple([result]))
-        block.emit_func_output(output)
-    names = {variable: name for name, variable in sizes.items()}
-    dims = [names.get(d) or str(d).replace("T.int64", "").strip("()") for d in result.ty.shape]
-    found = tuple(int(d) if d.isdigit() else d for d in dims)
-    outputs = (TensorSpec("y", str(result.ty.dtype), found),)
-    given = tuple(TensorSpec(f"x{i}", "float32", tuple(s)) for i, s in enumerate(shapes))
-    return CapturedGraph(
-        block.get(), Signature((FunctionSpec("main", given, outputs, ()),), ()), {}
-    )
-
-
-def scheduled(shapes: Sequence[Shape], build: Graph, **options: int) -> str:
-    """The kernels of a graph after scheduling, as script."""
-    steps = (Legalize(), Fuse(), Schedule(**options))
-    return base.run(graph(shapes, build).module, steps).script()
-
-
-def modules(root: Path, captured: CapturedGraph) -> list[Module]:
-    options = nexus_compiler.CompileOptions(store=LocalStore(root))
-    artifact = nexus_compiler.compile(captured, targets=TARGETS, options=options)
-    loaded: list[Module] = []
-    for target in TARGETS:
-        try:
-            loaded.append(nexus_runtime.load(artifact, target=target))
-        except nexus_runtime.DeviceError:
-            continue
-    return loaded
-
-
-def random(*shapes: Sequence[int]) -> list[np.ndarray]:
-    source = np.random.default_rng(0)
-    return [source.standard_normal(shape).astype(np.float32) for shape in shapes]
-
-
-def check(root: Path, shapes: Sequence[Shape], build: Graph, reference: Any, **sizes: int) -> None:
-    """Compare all targets with `reference`, a function of arrays, at symbolic sizes of `sizes`."""
-    compare(modules(root, graph(shapes, build)), shapes, reference, sizes)
-
-
-def compare(
-    loaded: Sequence[Module], shapes: Sequence[Shape], reference: Any, sizes: dict[str, int]
-) -> None:
-    arrays = random(*[[sizes.get(d, d) if isinstance(d, str) else d for d in s] for s in shapes])
-    expected = np.asarray(reference(*arrays))
-    for module in loaded:
-        found = module(*arrays)
-        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4, err_msg=module.target)
-
-
-def by_torch(function: Callable[..., torch.Tensor]) -> Callable[..., np.ndarray]:
-    return lambda *arrays: function(*map(torch.from_numpy, arrays)).numpy()
+def script(shapes: list[Shape], build: Graph) -> str:
+    return "\n".join(kernel.script() for kernel in scheduled(shapes, build))
 
 
 @pytest.mark.parametrize(
@@ -364,9 +291,9 @@ def test_large_kernels_are_parallel_and_vectorised_and_small_ones_serial() -> No
     def dense(x: Any, w: Any) -> Any:
         return op.nn.relu(op.matmul(x, w))
 
-    large = scheduled([(64, 64), (64, 64)], dense)
+    large = script([(64, 64), (64, 64)], dense)
     assert "T.parallel" in large and "T.vectorized" in large and "T.unroll" in large
-    small = scheduled([(4, 8), (8, 8)], dense)
+    small = script([(4, 8), (8, 8)], dense)
     assert "T.parallel" not in small and "T.vectorized" in small
 
 
@@ -382,12 +309,12 @@ def test_large_kernels_are_parallel_and_vectorised_and_small_ones_serial() -> No
     ],
 )
 def test_no_family_falls_back_unnoticed(shapes: Any, build: Graph) -> None:
-    text = scheduled(shapes, build)
+    text = script(shapes, build)
     assert "T.parallel" in text and "T.vectorized" in text
 
 
 def test_elementwise_stages_become_one_loop() -> None:
-    text = scheduled([(128, 512)], lambda x: op.tanh(op.add(op.exp(x), x)))
+    text = script([(128, 512)], lambda x: op.tanh(op.add(op.exp(x), x)))
     assert text.count("T.parallel") == 1
     assert "sblock_alloc_buffer" not in text
 

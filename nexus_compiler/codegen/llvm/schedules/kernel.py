@@ -15,13 +15,7 @@ from tvm.s_tir.stmt import SBlock, SBlockRealize
 
 _KEPT, _REDUCED = 0, 2  # the codes of `IterVar.iter_type`
 # Values that take about as long as storing and loading one: may be computed twice.
-_CHEAP_CALLS = frozenset(
-    f"tirx.{name}"
-    for name in (
-        *("sqrt", "fabs", "floor", "ceil", "shift_left", "shift_right"),
-        *("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not"),
-    )
-)
+_CHEAP_CALLS = {"tirx.sqrt", "tirx.fabs", "tirx.floor", "prim.ceil"}
 # Nodes: a value that is used twice in each of ten stages would grow a thousandfold.
 _LARGEST = 400
 
