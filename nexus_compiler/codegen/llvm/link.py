@@ -15,7 +15,6 @@ from nexus_compiler.targets import TargetSpec
 from nexus_runtime import host
 from nexus_runtime.errors import InternalError, TargetError
 
-
 _HOST_LINKERS = ("cc", "gcc", "clang")
 
 

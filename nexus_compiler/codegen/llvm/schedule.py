@@ -8,6 +8,7 @@ from typing import ClassVar
 from tvm import IRModule, s_tir, tirx
 
 from nexus_compiler.codegen.llvm.schedules import chain, kernel, matmul, slide
+from nexus_compiler.codegen.llvm.schedules.initialise import initialise
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.passes.base import Pass
 
@@ -46,15 +47,17 @@ class Schedule(Pass):
 
 
 def schedule(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
-    """One kernel, scheduled; as it was where no family knows it."""
+    """One kernel, scheduled; naive where no family knows it."""
+    form = _form(function)
+    if form is not None:
+        for family in FAMILIES:
+            if (scheduled := family(form, machine)) is not None:
+                return scheduled
+    return initialise(function)
+
+
+def _form(function: tirx.PrimFunc) -> kernel.Kernel | None:
     try:
-        inlined = kernel.inline(function).mod["main"]
+        return kernel.read(kernel.inline(function).mod["main"])
     except s_tir.ScheduleError:
-        return function
-    form = kernel.read(inlined)
-    if form is None:
-        return function
-    for family in FAMILIES:
-        if (scheduled := family(form, machine)) is not None:
-            return scheduled
-    return function
+        return None
