@@ -54,7 +54,14 @@ def as_numpy(value: Any, *, name: str) -> np.ndarray:
         # bfloat16 and gradients that are tracked cannot be exported; the next way may still do it.
         with contextlib.suppress(BufferError, RuntimeError, TypeError, AttributeError):
             return np.from_dlpack(value)
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except Exception as error:
+        # Whoever made the object chooses the class: torch says that a gradient is tracked here.
+        raise InputError(
+            f"input '{name}' cannot be read as an array: {error}",
+            hint="pass a NumPy array or anything with __dlpack__ on the CPU",
+        ) from error
     if array.dtype.hasobject or array.dtype.kind in "USV":
         raise InputError(
             f"input '{name}' is a {type(value).__name__}, which is no array of numbers",

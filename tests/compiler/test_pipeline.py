@@ -86,6 +86,8 @@ def test_any_dlpack_array_and_lists_work(artifact: Artifact) -> None:
     np.testing.assert_array_equal(module(torch.from_numpy(x)), module(x))
     tracked = torch.ones(2, 12, requires_grad=True)
     np.testing.assert_array_equal(module(tracked.detach()), module(x))
+    with pytest.raises(InputError, match="input 'x' cannot be read as an array: .*grad"):
+        module(tracked)
     np.testing.assert_array_equal(module(x=x), module(x))
 
 
