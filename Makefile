@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format types proto schema zoo build clean
+.PHONY: help setup demo test test-fast lint format types proto schema zoo conformance build clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## make the virtual environment and install everything into it
 
@@ -46,6 +46,9 @@ schema: setup  ## write the JSON schema of the manifest to docs/
 
 zoo: setup  ## fetch the real models that the tests use
 	$(BIN)/python tests/zoo.py
+
+conformance: setup  ## run ONNX's tests of single operators and write docs/onnx-conformance.md
+	$(BIN)/nexusc conformance onnx --against onnxruntime --write-docs docs/onnx-conformance.md
 
 build: setup  ## build the wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

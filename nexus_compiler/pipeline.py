@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from tvm import IRModule
 
 from nexus_compiler import targets as target_table
@@ -48,6 +49,7 @@ def compile(
     *,
     targets: Sequence[str] = ("native",),
     shapes: Mapping[str, Sequence[int | str | None]] | None = None,
+    constants: Mapping[str, np.ndarray] | None = None,
     options: CompileOptions | None = None,
 ) -> Artifact:
     """Compile a model for every target of `targets`.
@@ -56,6 +58,7 @@ def compile(
         model: path of an ONNX file, an `onnx.ModelProto`, a `GraphBuilder` or a captured graph.
         targets: names that `nexusc targets` lists.
         shapes: sizes of inputs by name; None keeps a dimension as the model has it.
+        constants: inputs of an ONNX model that become constants, by name, with their values.
         options: where and how to build; never changes the result.
 
     Returns:
@@ -63,13 +66,13 @@ def compile(
 
     Raises:
         CaptureError: the model cannot be read, or holds an operator that Nexus lacks.
-        ShapeError: `shapes` does not fit the model.
+        ShapeError: `shapes` or `constants` do not fit the model.
         TargetError: a target is unknown, or its tools are not installed.
     """
     options = options or CompileOptions()
     rooms = [_prepare(name) for name in _distinct(targets)]
     options.progress("capture", 0, 1)
-    graph = capture(model, shapes=shapes)
+    graph = capture(model, shapes=shapes, constants=constants)
     options.progress("capture", 1, 1)
     module = base.run(graph.module, pipelines.common(), options.hooks)
     built = [_build_target(module, graph, target, room, options) for target, room in rooms]

@@ -62,6 +62,18 @@ class UnsupportedOperator(CaptureError):
     """The model holds an operator that has no translation."""
 
 
+class NeedsConstant(UnsupportedOperator):
+    """A value must be known while compiling; freezing an input to it makes it so.
+
+    Attributes:
+        name: what the model calls the value.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", name: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.name = name
+
+
 class ShapeError(UserError):
     """Shapes do not fit each other, or a `--shape` does not fit the model."""
 

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "training": {"frontend", "passes"},
     "targets": set(),
     "codegen": {"ir", "store", "passes", "targets", "frontend"},
-    "verify": {"targets", "codegen"},
+    "verify": {"targets", "codegen", "pipeline", "store"},
     "pipeline": {"targets", "codegen", "frontend", "ir", "passes", "store"},
     "cli": {"targets", "codegen", "pipeline", "verify"},
 }

@@ -25,6 +25,13 @@ from nexus_runtime.errors import UserError
     metavar="NAME=D,D,...",
     help="Fix the shape of an input; ? keeps a dimension open.",
 )
+@click.option(
+    "--freeze",
+    "frozen",
+    multiple=True,
+    metavar="NAME=FILE.npy",
+    help="Make an input a constant of this value.",
+)
 @click.option("--jobs", type=click.IntRange(min=1), help="Objects built at once; one a core.")
 @click.option(
     "--dump-ir",
@@ -37,6 +44,7 @@ def compile_(
     targets: tuple[str, ...],
     output: Path | None,
     shapes: tuple[str, ...],
+    frozen: tuple[str, ...],
     jobs: int | None,
     dump_ir: Path | None,
     as_json: bool,
@@ -47,7 +55,7 @@ def compile_(
     """
     output = output or model.with_suffix(".nxa")
     _check_output(output, model)
-    wanted = options.shapes(shapes)
+    wanted, constants = options.shapes(shapes), options.arrays(frozen, option="--freeze")
     from nexus_compiler.pipeline import CompileOptions, compile
 
     begin = time.perf_counter()
@@ -60,6 +68,7 @@ def compile_(
             model,
             targets=targets or ("native",),
             shapes=wanted,
+            constants=constants,
             options=CompileOptions(**settings),
         )
     artifact.save(output)

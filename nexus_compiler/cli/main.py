@@ -16,6 +16,7 @@ from nexus_runtime.errors import NexusError, UserError, nearest
 COMMANDS = {
     "bench": "nexus_compiler.cli.bench:bench",
     "compile": "nexus_compiler.cli.compile:compile_",
+    "conformance": "nexus_compiler.cli.conformance:conformance",
     "doctor": "nexus_compiler.cli.doctor:doctor",
     "inspect": "nexus_compiler.cli.show:inspect_",
     "run": "nexus_compiler.cli.run:run",
@@ -26,6 +27,7 @@ COMMANDS = {
 HELP = {
     "bench": "Time an artifact, in turns with a peer.",
     "compile": "Compile a model to an artifact.",
+    "conformance": "Hold the compiler against the tests of a standard.",
     "doctor": "Say what is installed and what each target still needs.",
     "inspect": "Show what an artifact holds.",
     "run": "Run an artifact on inputs.",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from nexus_runtime.errors import ShapeError, UserError
 
@@ -51,6 +52,21 @@ def pairs(values: Sequence[str], *, option: str) -> dict[str, str]:
         if name in found:
             raise UserError(f"{option}: '{name}' is given twice")
         found[name] = rest
+    return found
+
+
+def arrays(values: Sequence[str], *, option: str) -> dict[str, np.ndarray]:
+    """`NAME=FILE.npy` each.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    found: dict[str, np.ndarray] = {}
+    for name, text in pairs(values, option=option).items():
+        try:
+            found[name] = np.load(Path(text), allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{option} {name}={text}: it cannot be read: {error}") from error
     return found
 
 

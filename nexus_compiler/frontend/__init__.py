@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nexus_compiler.frontend.graph import CapturedGraph, Source
 from nexus_runtime.errors import CaptureError
 
@@ -13,7 +15,10 @@ __all__ = ["CapturedGraph", "Source", "capture"]
 
 
 def capture(
-    model: Any, *, shapes: Mapping[str, Sequence[int | str | None]] | None = None
+    model: Any,
+    *,
+    shapes: Mapping[str, Sequence[int | str | None]] | None = None,
+    constants: Mapping[str, np.ndarray] | None = None,
 ) -> CapturedGraph:
     """Turn `model` into Relax; see `nexus_compiler.compile` for what it may be.
 
@@ -27,7 +32,7 @@ def capture(
     if isinstance(model, str | Path) or type(model).__module__.startswith("onnx"):
         from nexus_compiler.frontend import onnx
 
-        return onnx.capture(model, shapes=shapes)
+        return onnx.capture(model, shapes=shapes, constants=constants)
     raise CaptureError(
         f"cannot capture a {type(model).__module__}.{type(model).__qualname__}",
         hint="pass the path of an ONNX file, an onnx.ModelProto or a GraphBuilder",

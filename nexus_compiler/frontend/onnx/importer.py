@@ -34,6 +34,7 @@ def capture(
     model: str | Path | onnx.ModelProto,
     *,
     shapes: inputs.Shapes | None = None,
+    constants: Mapping[str, np.ndarray] | None = None,
     name: str = "",
 ) -> CapturedGraph:
     """Turn an ONNX model into Relax.
@@ -42,27 +43,32 @@ def capture(
         model: a file, or the model itself.
         shapes: for an input, its shape: an int fixes a symbolic dimension, a str renames it, None
             keeps it.
+        constants: for an input, its value: it is an input no more.
         name: what to call the model; by default the file's name.
 
     Raises:
         CaptureError: the model cannot be read, or is not valid.
         UnsupportedOperator: it holds operators that have no translation.
-        ShapeError: `shapes` does not fit the model, or the model's shapes do not fit each other.
+        ShapeError: `shapes` or `constants` do not fit the model, or its shapes each other.
     """
-    return _capture(model, shapes or {}, name)
+    return _capture(model, shapes or {}, constants or {}, name)
 
 
 def _capture(
-    source: str | Path | onnx.ModelProto, shapes: inputs.Shapes, name: str
+    source: str | Path | onnx.ModelProto,
+    shapes: inputs.Shapes,
+    constants: Mapping[str, np.ndarray],
+    name: str,
 ) -> CapturedGraph:
     proto, origin = model.load(source, name)
     support.check_operators(proto)
     model.check(proto, origin.name)
     importer = Importer(functions.local(proto))
-    specs = inputs.specs(proto.graph, shapes)
+    specs, frozen = inputs.freeze(inputs.specs(proto.graph, shapes, constants), constants)
     parameters = inputs.variables(specs, importer.sizes)
     scope = Scope({plain_domain(o.domain): o.version for o in proto.opset_import})
     scope.values.update(zip((spec.name for spec in specs), parameters))
+    scope.values.update(frozen)
     module, outputs = importer.build(proto.graph, scope, parameters)
     entry = FunctionSpec("main", tuple(specs), tuple(outputs), tuple(importer.parameters))
     arrays = {key: array for key, (_, array) in importer.parameters.items()}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx
 from tvm import relax
 
 from nexus_compiler.frontend.onnx.sizes import Sizes
-from nexus_compiler.frontend.onnx.values import element_type, variable_of
+from nexus_compiler.frontend.onnx.values import Host, element_type, variable_of
 from nexus_runtime.errors import CaptureError, ShapeError, nearest
 from nexus_runtime.signature import Dim, TensorSpec
 
@@ -18,8 +19,12 @@ Shapes = Mapping[str, Sequence[int | str | None]]
 _UNKNOWN = {"", "?", "-1", "None"}
 
 
-def specs(graph: onnx.GraphProto, shapes: Shapes) -> list[TensorSpec]:
+def specs(
+    graph: onnx.GraphProto, shapes: Shapes, constants: Mapping[str, np.ndarray] | None = None
+) -> list[TensorSpec]:
     """The inputs of `graph`, with `shapes` applied. Every dimension is an int or a name.
+
+    The shapes of `constants` settle dimensions, too, which other inputs may share.
 
     Raises:
         ShapeError: an entry of `shapes` does not fit the model.
@@ -30,6 +35,10 @@ def specs(graph: onnx.GraphProto, shapes: Shapes) -> list[TensorSpec]:
     dtypes = [_dtype(value) for value in values]
     own = _own_shapes(values)
     names = [value.name for value in values]
+    known: dict[str, Sequence[int | str | None]] = {
+        name: array.shape for name, array in (constants or {}).items() if array.size
+    }
+    shapes = {**known, **shapes}
     if strange := [name for name in shapes if name not in names]:
         raise ShapeError(
             f"the model has no input '{strange[0]}' to give a shape to",
@@ -37,6 +46,32 @@ def specs(graph: onnx.GraphProto, shapes: Shapes) -> list[TensorSpec]:
         )
     settled = _settle(own, shapes)
     return [TensorSpec(name, dtype, tuple(settled[name])) for name, dtype in zip(names, dtypes)]
+
+
+def freeze(
+    specs: Sequence[TensorSpec], constants: Mapping[str, np.ndarray]
+) -> tuple[list[TensorSpec], dict[str, Host]]:
+    """The inputs that remain, and the values of those that `constants` makes constants.
+
+    Raises:
+        ShapeError: a constant has another type or shape than its input.
+    """
+    known = {spec.name: spec for spec in specs}
+    frozen: dict[str, Host] = {}
+    for name, array in constants.items():
+        if name not in known:
+            raise ShapeError(
+                f"the model has no input '{name}' to freeze", hint=nearest(name, known)
+            )
+        spec = known[name]
+        fits = len(spec.shape) == array.ndim and all(
+            isinstance(dim, str) or dim == size for dim, size in zip(spec.shape, array.shape)
+        )
+        if not fits or array.dtype.name != spec.dtype:
+            shown = f"{array.dtype.name}{_shown(array.shape)}"
+            raise ShapeError(f"input {spec} cannot be frozen to a value that is {shown}")
+        frozen[name] = Host(array, spec.dtype, name)
+    return [spec for spec in specs if spec.name not in frozen], frozen
 
 
 def variables(inputs: Sequence[TensorSpec], sizes: Sizes) -> list[relax.Var]:

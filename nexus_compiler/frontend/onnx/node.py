@@ -16,7 +16,7 @@ from tvm import relax
 from nexus_compiler.frontend.onnx.registry import plain_domain
 from nexus_compiler.frontend.onnx.sizes import Size, Sizes
 from nexus_compiler.frontend.onnx.values import Host, Value, read_tensor, tensor_type
-from nexus_runtime.errors import CaptureError, ShapeError, UnsupportedOperator
+from nexus_runtime.errors import CaptureError, NeedsConstant, ShapeError, UnsupportedOperator
 
 if TYPE_CHECKING:
     from nexus_compiler.frontend.onnx.importer import Importer, Scope
@@ -105,21 +105,14 @@ class Node:
         """Input `index`, which must be a constant."""
         value = self.value(index)
         if not isinstance(value, Host) or value.symbolic:
-            raise self.refuse(
-                f"its input {index} ('{self.proto.input[index]}') must be a constant",
-                "make it a constant in the model, or fix the shapes with `shapes=`",
-            )
+            raise self._unknown(index, "must be a constant")
         return value.array
 
     def vector(self, index: int) -> list[Size]:
         """Input `index` as a list of sizes, each an int or symbolic."""
         value = self.value(index)
         if not isinstance(value, Host):
-            raise self.refuse(
-                f"its input {index} ('{self.proto.input[index]}') holds sizes that are only "
-                "known when the model runs",
-                "only sizes that follow from the shapes of the inputs can be compiled",
-            )
+            raise self._unknown(index, "holds sizes that are only known when the model runs")
         items = value.array.reshape(-1)
         return [int(i) if isinstance(i, np.generic | int | float) else i for i in items]
 
@@ -180,6 +173,16 @@ class Node:
         return UnsupportedOperator(
             f"{self} (opset {self.opset}) cannot be translated: {reason}",
             hint=hint or "rewrite this part of the model",
+        )
+
+    def _unknown(self, index: int, reason: str) -> NeedsConstant:
+        name = self.proto.input[index]
+        refusal = self.refuse(f"its input {index} ('{name}') {reason}")
+        return NeedsConstant(
+            refusal.message,
+            hint="make it a constant in the model, fix the shapes with `shapes=`, or freeze an "
+            f"input to its value: --freeze {name}=FILE.npy",
+            name=name,
         )
 
     def finish(self, results: Sequence[Value]) -> None:
