@@ -83,8 +83,11 @@ def _load_runtime() -> Any:
     with _without_torch():
         import tvm_ffi
     library = runtime_library()
+    # Sorts live in a library of their own, which a very small device may go without.
+    extra = library.with_name("libtvm_runtime_extra.so")
     try:
-        ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+        for path in (library, extra) if extra.exists() else (library,):
+            ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
     except OSError as error:
         raise DeviceError(
             f"TVM's runtime cannot be loaded: {error}",

@@ -13,6 +13,7 @@ from tvm import IRModule
 from nexus_compiler.codegen.door import Plan, Requirement, Unit
 from nexus_compiler.codegen.llvm import emulate, link, lower, native
 from nexus_compiler.codegen.llvm.schedule import Schedule
+from nexus_compiler.codegen.llvm.sort_scan import SortAndScan
 from nexus_compiler.passes.base import Pass
 from nexus_compiler.passes.fuse import Fuse
 from nexus_compiler.passes.legalize import Legalize
@@ -45,6 +46,7 @@ class LlvmRoom:
     def pipeline(self, target: TargetSpec) -> Sequence[Pass]:
         """Kernels, fewer kernels, fast kernels."""
         return (
+            SortAndScan(),
             Legalize(),
             Fuse(),
             Schedule(
