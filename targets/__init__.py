@@ -1,1 +1,1 @@
-"""The target descriptions that ship with Nexus: one TOML file each, read by `nexus_compiler.targets`."""
+"""The targets that ship with Nexus: one TOML file each, read by `nexus_compiler.targets`."""
