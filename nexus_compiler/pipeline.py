@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,7 +77,21 @@ def compile(
     options.progress("capture", 1, 1)
     module = base.run(graph.module, pipelines.common(), options.hooks)
     built = [_build_target(module, graph, target, room, options) for target, room in rooms]
-    return package.assemble(graph, module, built)
+    return package.assemble(graph, module, built, flags=_flags(targets, shapes, constants))
+
+
+def _flags(
+    targets: Sequence[str],
+    shapes: Mapping[str, Sequence[int | str | None]] | None,
+    constants: Mapping[str, np.ndarray] | None,
+) -> dict[str, str]:
+    """What was asked for, as the provenance tells it."""
+    flags = {"targets": " ".join(targets)}
+    for name, dims in (shapes or {}).items():
+        flags[f"shape {name}"] = ",".join("?" if dim is None else str(dim) for dim in dims)
+    for name, value in (constants or {}).items():
+        flags[f"frozen {name}"] = hashlib.sha256(np.ascontiguousarray(value)).hexdigest()
+    return flags
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

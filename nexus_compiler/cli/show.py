@@ -82,10 +82,9 @@ def _provenance(manifest: Manifest) -> str:
     said = manifest.provenance
     versions = ", ".join(f"{name} {version}" for name, version in said.versions.items())
     source = f"{said.source_kind} {said.source_name} {said.source_sha256}".strip()
-    return "\n".join(
-        [
-            f"compiler    {said.compiler} on {said.host}",
-            f"versions    {versions}",
-            f"source      {source}",
-        ]
-    )
+    lines = [
+        f"compiler    {said.compiler} on {said.host}",
+        f"versions    {versions}",
+        f"source      {source}",
+    ]
+    return "\n".join([*lines, *(f"asked for   {k} {v}" for k, v in said.options.items())])

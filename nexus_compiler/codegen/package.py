@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -37,8 +37,21 @@ class BuiltModule:
     factors: tuple[tuple[str, str], ...]
 
 
-def assemble(graph: CapturedGraph, module: IRModule, built: Sequence[BuiltModule]) -> Artifact:
-    """The artifact of a captured graph; `module` is the graph after the common passes."""
+def assemble(
+    graph: CapturedGraph,
+    module: IRModule,
+    built: Sequence[BuiltModule],
+    *,
+    flags: Mapping[str, str],
+) -> Artifact:
+    """The artifact of a captured graph.
+
+    Args:
+        graph: what was captured.
+        module: the graph after the common passes.
+        built: a module for each target.
+        flags: what the user asked for, for the provenance.
+    """
     members = {_member(one): one.data for one in built}
     members[artifact.PARAMS] = tensors.encode(graph.params)
     draft = manifest.Manifest(
@@ -47,7 +60,7 @@ def assemble(graph: CapturedGraph, module: IRModule, built: Sequence[BuiltModule
         signature=graph.signature,
         modules=tuple(_entry(one) for one in built),
         regions=_regions(module),
-        provenance=_provenance(graph, built),
+        provenance=_provenance(graph, built, flags),
         members={},
         training=graph.training,
     )
@@ -98,7 +111,9 @@ def _count_operators(function: relax.Function) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _provenance(graph: CapturedGraph, built: Sequence[BuiltModule]) -> manifest.Provenance:
+def _provenance(
+    graph: CapturedGraph, built: Sequence[BuiltModule], flags: Mapping[str, str]
+) -> manifest.Provenance:
     versions = {"tvm": tvm.__version__, "python": platform.python_version()}
     for one in built:
         versions.update(one.room.versions)
@@ -110,5 +125,5 @@ def _provenance(graph: CapturedGraph, built: Sequence[BuiltModule]) -> manifest.
         # The kind of machine, not its name: two of one kind give the same bytes.
         host=f"{platform.system()} {platform.machine()}",
         versions=dict(sorted(versions.items())),
-        options={},
+        options=dict(sorted(flags.items())),
     )
