@@ -21,6 +21,7 @@ FAMILIES = (
     "conv",
     "elementwise",
     "index",
+    "losses",
     "matmul",
     "movement",
     "normalize",
@@ -28,6 +29,8 @@ FAMILIES = (
     "quantize",
     "reduce",
     "resize",
+    "signal",
+    "training",
 )
 
 _HANDLERS: dict[tuple[str, str], Handler] = {}
