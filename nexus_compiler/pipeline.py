@@ -90,7 +90,7 @@ def _flags(
     for name, dims in (shapes or {}).items():
         flags[f"shape {name}"] = ",".join("?" if dim is None else str(dim) for dim in dims)
     for name, value in (constants or {}).items():
-        flags[f"frozen {name}"] = hashlib.sha256(np.ascontiguousarray(value)).hexdigest()
+        flags[f"frozen {name}"] = hashlib.sha256(value.tobytes()).hexdigest()
     return flags
 
 
