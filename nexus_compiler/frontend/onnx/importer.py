@@ -10,13 +10,22 @@ from typing import Any
 
 import numpy as np
 import onnx
-from tvm import IRModule, relax
+from tvm import IRModule, relax, tirx
 
 from nexus_compiler.frontend.graph import CapturedGraph
-from nexus_compiler.frontend.onnx import functions, host, inputs, model, support
+from nexus_compiler.frontend.onnx import (
+    functions,
+    host,
+    inputs,
+    model,
+    outputs,
+    sequence,
+    subgraph,
+    support,
+)
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.registry import handlers, plain_domain
-from nexus_compiler.frontend.onnx.sizes import Size, Sizes, expression, text
+from nexus_compiler.frontend.onnx.sizes import Size, Sizes, expression
 from nexus_compiler.frontend.onnx.values import (
     CODE_ELEMENTS,
     Host,
@@ -69,8 +78,8 @@ def _capture(
     scope = Scope({plain_domain(o.domain): o.version for o in proto.opset_import})
     scope.values.update(zip((spec.name for spec in specs), parameters))
     scope.values.update(frozen)
-    module, outputs = importer.build(proto.graph, scope, parameters)
-    entry = FunctionSpec("main", tuple(specs), tuple(outputs), tuple(importer.parameters))
+    module, results = importer.build(proto.graph, scope, parameters)
+    entry = FunctionSpec("main", tuple(specs), tuple(results), tuple(importer.parameters))
     arrays = {key: array for key, (_, array) in importer.parameters.items()}
     weights = tuple(TensorSpec(key, a.dtype.name, a.shape) for key, a in arrays.items())
     return CapturedGraph(module, Signature((entry,), weights), arrays, origin)
@@ -101,23 +110,30 @@ class Importer:
     Attributes:
         sizes: arithmetic on the symbolic dimensions of this model.
         parameters: the weights that the code uses, in order of first use.
+        builder: what everything is emitted with; another one while a subgraph is imported.
+        private: the functions that are no entries.
+        unknowns: sizes that show only when the model runs, for each subgraph around this place.
     """
 
     def __init__(self, local: functions.Functions) -> None:
         self.sizes = Sizes()
         self.parameters: dict[str, tuple[relax.Var, np.ndarray]] = {}
-        self._builder = relax.BlockBuilder()
+        self.builder = relax.BlockBuilder()
+        self.unknowns: list[set[tirx.Var]] = [set()]
+        self.private = subgraph.Table()
         self._functions = local
 
     def build(
         self, graph: onnx.GraphProto, scope: Scope, parameters: Sequence[relax.Var]
     ) -> tuple[IRModule, list[TensorSpec]]:
         """The module with the function "main", and what it returns."""
-        builder = self._builder
+        builder = self.builder
         with builder.function("main", list(parameters)):
             try:
                 with builder.dataflow():
+                    names = [value.name for value in graph.output]
                     values = [self.tensor(value) for value in self.run_graph(graph, scope)]
+                    values = [outputs.settle(self, *pair) for pair in zip(names, values)]
                     results = builder.emit_output(relax.Tuple(values))
             except Exception:
                 # TVM prints a warning of its own about every block that is left open.
@@ -136,17 +152,8 @@ class Importer:
         )
         module = builder.get()
         module.update_func(module.get_global_var("main"), whole)
-        names = [value.name for value in graph.output]
-        return module, [self._spec(name, value) for name, value in zip(names, values)]
-
-    def _spec(self, name: str, value: relax.Expr) -> TensorSpec:
-        shape = tensor_type(value).shape
-        if shape is None:
-            raise CaptureError(
-                f"the shape of output '{name}' cannot be told", hint="fix the inputs with `shapes=`"
-            )
-        dims = tuple(text(size) for size in self.sizes.shape(shape.values))
-        return TensorSpec(name, str(tensor_type(value).dtype.dtype), dims)
+        self.private.add_to(module)
+        return module, [outputs.spec(self, name, value) for name, value in zip(names, values)]
 
     # Walking
     def run_graph(self, graph: onnx.GraphProto, scope: Scope) -> list[Value]:
@@ -170,8 +177,8 @@ class Importer:
             for name, value in zip(proto.output, results):
                 if name and value is not None:
                     scope.values[name] = self._bind(value, name)
-        outputs = [scope.lookup(name) for name in wanted]
-        return [value for value in outputs if value is not None]
+        found = [scope.lookup(name) for name in wanted]
+        return [value for value in found if value is not None]
 
     def _translate(self, node: Node) -> Sequence[Value | None]:
         if (known := host.evaluate(node)) is not None:
@@ -211,13 +218,19 @@ class Importer:
         """Bind `expr` to a new variable."""
         if isinstance(expr, relax.Var):
             return expr
-        return self._builder.emit(expr, re.sub(r"\W+", "_", name).strip("_"))
+        return self.builder.emit(expr, re.sub(r"\W+", "_", name).strip("_"))
 
     def match(self, tensor: relax.Expr, shape: Sequence[Size]) -> relax.Var:
         """`tensor`, which is checked to have `shape` whenever the model runs."""
         dims: Any = [expression(size) for size in shape]
         kind = relax.TensorType(dims, tensor_type(tensor).dtype)
-        return self._builder.match_cast(tensor, kind)
+        return self.builder.match_cast(tensor, kind)
+
+    def unknown(self, name: str, lowest: int = 0) -> tirx.Var:
+        """A new symbolic size, known only when the model runs; a match gives it its value."""
+        variable = self.sizes.variable(name, lowest)
+        self.unknowns[-1].add(variable)
+        return variable
 
     def _bind(self, value: Value, name: str) -> Value:
         return value.named(name) if isinstance(value, Host) else self.emit(value, name)
@@ -225,6 +238,7 @@ class Importer:
     def tensor(self, value: Value) -> relax.Expr:
         """A value as a tensor: a host value becomes a parameter, a constant, or code."""
         if isinstance(value, relax.Expr):
+            sequence.refuse_as_tensor(value)
             return value
         if value.symbolic:
             flat = relax.ShapeExpr([expression(size) for size in value.array.reshape(-1)])

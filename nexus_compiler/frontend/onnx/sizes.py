@@ -22,10 +22,10 @@ class Sizes:
     def __init__(self) -> None:
         self._analyzer = Analyzer()
 
-    def variable(self, name: str) -> tirx.Var:
-        """A new symbolic dimension."""
+    def variable(self, name: str, lowest: int = 1) -> tirx.Var:
+        """A new symbolic dimension, or another whole number that is at least `lowest`."""
         variable = tirx.Var(name, "int64")
-        self._analyzer.update(variable, ConstIntBound(1, ENDLESS - 1))
+        self._analyzer.update(variable, ConstIntBound(lowest, ENDLESS - 1))
         return variable
 
     def simple(self, size: Size) -> Size:
