@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from tvm import relax
 
-from nexus_compiler.frontend.builder.layers import Activation
+from nexus_compiler.frontend.builder.layers.activation import Activation
 from nexus_runtime.errors import UserError, nearest
 from nexus_runtime.signature import TensorSpec
 
 if TYPE_CHECKING:
     from nexus_compiler.frontend.builder.builder import GraphBuilder
+
+_SOFTMAX = Activation.of("softmax")
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,8 @@ class Loss(ABC):
     """A loss on the output of a network."""
 
     @abstractmethod
-    def steps(self, builder: GraphBuilder) -> int:
-        """How many layers of `builder` the loss stands behind.
+    def behind(self, builder: GraphBuilder) -> str:
+        """The name of the tensor of `builder` that the loss takes.
 
         Raises:
             UserError: the network does not end in what the loss needs.
@@ -43,23 +45,24 @@ class Loss(ABC):
 class CrossEntropy(Loss):
     """-log softmax(logits)[label], from the logits and not from probabilities, for accuracy."""
 
-    def steps(self, builder: GraphBuilder) -> int:
-        """All but the softmax, which the loss contains."""
-        last = builder.steps[-1].layer if builder.steps else None
-        if last != Activation("softmax"):
+    def behind(self, builder: GraphBuilder) -> str:
+        """What the last softmax takes, which the loss contains."""
+        last = builder.step(builder.ends()[0])
+        if last is None or last.layer != _SOFTMAX:
             raise UserError(
                 "cross entropy needs a network that ends in softmax",
                 hint='give the last layer activation="softmax", or train with loss="mse"',
             )
-        if len(builder.shape) != 2:
+        if len(last.output.shape) != 2:
             raise UserError(
-                f"cross entropy needs an output of (batch, classes), not {builder.shape}"
+                f"cross entropy needs an output of (batch, classes), not {last.output.shape}",
+                hint='.flatten() or .global_avg_pool() before the last layer, or loss="mse"',
             )
-        return len(builder.steps) - 1
+        return last.inputs[0]
 
     def labels(self, builder: GraphBuilder) -> TensorSpec:
         """int64 (batch,): the number of the class."""
-        return TensorSpec("labels", "int64", builder.shape[:1])
+        return TensorSpec("labels", "int64", builder.outputs()[0].shape[:1])
 
     def emit(
         self, block: relax.BlockBuilder, value: relax.Var, labels: relax.Var
@@ -76,13 +79,13 @@ class CrossEntropy(Loss):
 class MeanSquaredError(Loss):
     """The mean over a sample's values of the squared difference, summed over samples."""
 
-    def steps(self, builder: GraphBuilder) -> int:
-        """All."""
-        return len(builder.steps)
+    def behind(self, builder: GraphBuilder) -> str:
+        """The output."""
+        return builder.ends()[0]
 
     def labels(self, builder: GraphBuilder) -> TensorSpec:
         """float32, of the shape of the output."""
-        return TensorSpec("labels", "float32", builder.shape)
+        return TensorSpec("labels", "float32", builder.outputs()[0].shape)
 
     def emit(
         self, block: relax.BlockBuilder, value: relax.Var, labels: relax.Var
@@ -106,8 +109,10 @@ def choose(name: str, builder: GraphBuilder) -> str:
         UserError: there is none of this name.
     """
     if name == "auto":
-        last = builder.steps[-1].layer if builder.steps else None
-        return "cross_entropy" if last == Activation("softmax") else "mse"
+        last = builder.step(builder.ends()[0])
+        if last is not None and last.layer == _SOFTMAX and len(last.output.shape) == 2:
+            return "cross_entropy"
+        return "mse"
     if name not in LOSSES:
         raise UserError(f"unknown loss '{name}'", hint=nearest(name, [*LOSSES, "auto"]))
     return name

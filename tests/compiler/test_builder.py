@@ -87,7 +87,7 @@ BAD: list[tuple[Callable[[], object], str]] = [
     (lambda: GraphBuilder().dense(3), "the network has no input"),
     (lambda: GraphBuilder().input("x", ()), "cannot have the shape"),
     (lambda: GraphBuilder().input("x", (None, 0)), "cannot have the shape"),
-    (lambda: GraphBuilder().input("x", (2,)).input("y", (2,)), "the input is 'x' already"),
+    (lambda: GraphBuilder().input("x", (2,)).input("x", (2,)), "a tensor 'x' already"),
     (lambda: GraphBuilder().input("x", (None, 4)).dense(0), "units must be at least 1, not 0"),
     (lambda: GraphBuilder().input("x", (None, None)).dense(3), r"not \(batch, dim_1\)"),
     (lambda: classifier().conv2d(4, 3), r"conv2d needs .* not \(batch, 5\)"),

@@ -1,13 +1,14 @@
-"""From a chain of layers to Relax."""
+"""From steps to Relax."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from tvm import relax, tirx
 
-from nexus_compiler.frontend.builder.layers import Emitter, Randomness
+from nexus_compiler.frontend.builder.layers.base import Emitter, Randomness
 from nexus_compiler.frontend.graph import CapturedGraph, Source
 from nexus_runtime.signature import FunctionSpec, Signature, TensorSpec
 
@@ -34,6 +35,19 @@ def _identifier(name: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in name)
 
 
+@dataclass(frozen=True)
+class Forward:
+    """What `forward` emitted.
+
+    Attributes:
+        tensors: every tensor by its first name.
+        observed: in training, sums over samples by the full name of a weight that is not trained.
+    """
+
+    tensors: dict[str, relax.Var]
+    observed: dict[str, relax.Expr] = field(default_factory=dict[str, Any])
+
+
 def parameter_specs(builder: GraphBuilder) -> tuple[TensorSpec, ...]:
     """The weights as tensor specs, in the order of the layers."""
     specs = builder.parameter_specs()
@@ -43,37 +57,37 @@ def parameter_specs(builder: GraphBuilder) -> tuple[TensorSpec, ...]:
 def forward(
     builder: GraphBuilder,
     block: relax.BlockBuilder,
-    value: relax.Var,
+    inputs: Mapping[str, relax.Var],
     parameters: Mapping[str, relax.Expr],
     *,
     randomness: Randomness | None = None,
-    steps: int | None = None,
-) -> relax.Var:
-    """Emit the first `steps` layers (all by default) on `value`; `randomness` makes it training."""
-    for index, step in enumerate(builder.steps[:steps]):
-        own = {name.removeprefix(f"{step.name}."): parameters[name] for name in step.parameters()}
-        value = step.layer.emit(Emitter(block, own, index, randomness), value, step.shape)
-    return value
+) -> Forward:
+    """Emit all layers on `inputs`; `randomness` makes it training."""
+    made = Forward(dict(inputs))
+    for index, step in enumerate(builder.steps):
+        prefix = f"{step.owner}."
+        own = {name.removeprefix(prefix): parameters[name] for name in step.parameters()}
+        out = Emitter(block, own, index, randomness)
+        values = [made.tensors[name] for name in step.inputs]
+        made.tensors[step.name] = step.layer.emit(out, values, step.shapes)
+        made.observed.update({f"{prefix}{name}": seen for name, seen in out.observed.items()})
+    return made
 
 
 def inference_graph(builder: GraphBuilder, function: str = "main") -> CapturedGraph:
     """The network for inference: dropout is the identity."""
-    source = builder.features
+    outputs = builder.outputs()
     specs = parameter_specs(builder)
     block, variables = relax.BlockBuilder(), Variables()
-    value = variables.tensor(source)
+    inputs = {source.name: variables.tensor(source) for source in builder.sources}
     weights = {spec.name: variables.tensor(spec) for spec in specs}
-    with block.function(function, [value, *weights.values()]):
+    with block.function(function, [*inputs.values(), *weights.values()]):
         with block.dataflow():
-            result = forward(builder, block, value, weights)
-            output = block.emit_output(relax.Tuple([result]))
+            made = forward(builder, block, inputs, weights)
+            results = [made.tensors[name] for name in builder.ends()]
+            output = block.emit_output(relax.Tuple(results))
         block.emit_func_output(output)
-    spec = FunctionSpec(
-        name=function,
-        inputs=(source,),
-        outputs=(TensorSpec("output", "float32", builder.shape),),
-        parameters=tuple(weights),
-    )
+    spec = FunctionSpec(function, builder.sources, outputs, tuple(weights))
     return CapturedGraph(
         module=block.get(),
         signature=Signature((spec,), specs),
