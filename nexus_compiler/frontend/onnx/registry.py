@@ -16,9 +16,11 @@ Handler = Callable[["Node"], Value | Sequence[Value]]
 
 FAMILIES = (
     "activation",
+    "columns",
     "constant",
     "control",
     "conv",
+    "determinant",
     "elementwise",
     "index",
     "losses",
@@ -28,9 +30,11 @@ FAMILIES = (
     "pool",
     "quantize",
     "reduce",
+    "regions",
     "resize",
     "signal",
     "training",
+    "vision",
 )
 
 _HANDLERS: dict[tuple[str, str], Handler] = {}

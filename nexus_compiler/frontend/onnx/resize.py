@@ -31,19 +31,6 @@ def resize(node: Node) -> Value:
     return _spatial(node, x, shape, target)
 
 
-@op("GridSample")
-def grid_sample(node: Node) -> Value:
-    """Samples an image at the places of a grid."""
-    x, grid = node.tensors()
-    modes = {"linear": "bilinear", "bilinear": "bilinear", "nearest": "nearest"}
-    mode = node.attr("mode")
-    if node.rank(x) != 4 or mode not in modes:
-        raise node.refuse(f"its mode is '{mode}' over {node.rank(x) - 2} axes")
-    moved = R.permute_dims(grid, [0, 3, 1, 2])
-    corners = bool(node.attr("align_corners"))
-    return R.image.grid_sample(x, moved, modes[mode], "NCHW", node.attr("padding_mode"), corners)
-
-
 def _spatial(node: Node, x: relax.Expr, shape: list[Size], target: list[Size]) -> relax.Expr:
     spatial = len(shape) - 2
     options = _options(node, spatial)
