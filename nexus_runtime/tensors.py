@@ -16,6 +16,20 @@ from nexus_runtime.errors import ArtifactError, InputError
 ALIGNMENT = 64
 """Bytes. Compiled kernels load whole vectors and end the process on memory that is less aligned."""
 
+BITS = {
+    "float8_e4m3fn": 8,
+    "float8_e4m3fnuz": 8,
+    "float8_e5m2": 8,
+    "float8_e5m2fnuz": 8,
+    "float8_e8m0fnu": 8,
+    "float4_e2m1fn": 4,
+    "int4": 4,
+    "uint4": 4,
+    "int2": 2,
+    "uint2": 2,
+}
+"""Types, by ml_dtypes' names, that models carry as bits, one uint8 an element, and how many."""
+
 
 def dtype_of(name: str) -> np.dtype:
     """The NumPy dtype called `name`, ml_dtypes' (bfloat16, float8_…) included."""
@@ -40,6 +54,16 @@ def aligned(array: np.ndarray) -> np.ndarray:
     copy = empty_aligned(array.shape, array.dtype)
     copy[...] = array
     return copy
+
+
+def bits(array: np.ndarray) -> np.ndarray:
+    """`array`, with the elements of one of the types in `BITS` as uint8."""
+    return array.view(np.uint8) if array.dtype.name in BITS else array
+
+
+def from_bits(array: np.ndarray, dtype: str) -> np.ndarray:
+    """`array`, whose elements are the bits of `dtype` if that is one of `BITS`."""
+    return array.view(dtype_of(dtype)) if dtype in BITS else array
 
 
 def as_numpy(value: Any, *, name: str) -> np.ndarray:

@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from nexus_runtime import files
+from nexus_runtime import files, tensors
 from nexus_runtime.errors import ArtifactError, DeviceError
 from nexus_runtime.signature import Signature
 
 _CPU, _POOLED_ALLOCATOR = 1, 2
+_BFLOAT16, _BFLOAT16_CODE, _UINT16_CODE = "bfloat16", (4, 16), (1, 16)
 _LIBRARY = "libtvm_runtime.so"
 
 
@@ -40,7 +41,7 @@ class TvmExecutor:
     def __init__(self, data: bytes, signature: Signature, *, num_threads: int | None) -> None:
         _configure_threads(num_threads)
         self._ffi = _load_runtime()
-        self._results = {f.name: len(f.outputs) for f in signature.functions}
+        self._results = {f.name: [o.dtype for o in f.outputs] for f in signature.functions}
         self._library = self._ffi.load_module(str(_unpack(data)))
         self._idle: list[Any] = []
         self._lock = threading.Lock()
@@ -48,8 +49,15 @@ class TvmExecutor:
     def run(self, function: str, arguments: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run `function`; as `executors.base.Executor.run`."""
         with self._machine() as machine:
-            result = machine[function](*map(self._ffi.from_dlpack, arguments))
-            return [_to_numpy(result[index]) for index in range(self._results[function])]
+            result = machine[function](*map(self._from_numpy, arguments))
+            dtypes = enumerate(self._results[function])
+            return [_to_numpy(result[index], dtype) for index, dtype in dtypes]
+
+    def _from_numpy(self, array: np.ndarray) -> Any:
+        plain = tensors.bits(array)
+        if plain.dtype.name == _BFLOAT16:
+            return self._ffi.from_dlpack(_Relabelled(plain.view(np.uint16), *_BFLOAT16_CODE))
+        return self._ffi.from_dlpack(plain)
 
     @contextlib.contextmanager
     def _machine(self) -> Generator[Any]:
@@ -65,9 +73,31 @@ class TvmExecutor:
                 self._idle.append(machine)
 
 
-def _to_numpy(tensor: Any) -> np.ndarray:
+def _to_numpy(tensor: Any, dtype: str) -> np.ndarray:
     # A copy: the memory belongs to the machine's pool and is used again by the next call.
-    return np.array(np.from_dlpack(tensor))
+    if dtype == _BFLOAT16:
+        array = np.array(np.from_dlpack(_Relabelled(tensor, *_UINT16_CODE)))
+        return array.view(tensors.dtype_of(_BFLOAT16))
+    return tensors.from_bits(np.array(np.from_dlpack(tensor)), dtype)
+
+
+class _Relabelled:
+    """A tensor whose export by DLPack tells another element type: NumPy's refuses bfloat16."""
+
+    def __init__(self, tensor: Any, code: int, bits: int) -> None:
+        self._tensor = tensor
+        self._type = bytes([code, bits])
+
+    def __dlpack__(self, **_: Any) -> Any:
+        capsule = self._tensor.__dlpack__()
+        find = ctypes.pythonapi.PyCapsule_GetPointer
+        find.restype, find.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+        # DLTensor: data (8 bytes), device (8), ndim (4), and then the type's code and bits.
+        ctypes.memmove(find(capsule, b"dltensor") + 20, self._type, 2)
+        return capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return _CPU, 0
 
 
 def _configure_threads(num_threads: int | None) -> None:

@@ -8,6 +8,7 @@ from functools import partial, reduce
 import numpy as np
 from tvm import relax
 
+from nexus_compiler.frontend.onnx import narrow
 from nexus_compiler.frontend.onnx.broadcast import align
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.registry import op
@@ -20,6 +21,7 @@ from nexus_compiler.frontend.onnx.values import (
     is_float,
     numpy_dtype,
 )
+from nexus_runtime.tensors import BITS
 
 UNARY: dict[str, Callable[[relax.Expr], relax.Expr]] = {
     "Abs": R.abs,
@@ -228,12 +230,18 @@ def cast(node: Node) -> Value:
         dtype = element_type(node.attr("to"), str(node))
     else:
         dtype = node.dtype(1)
-    node.ignore("saturate", "round_mode")  # they concern float8 only, which `element_type` refuses
+    saturate, mode = bool(node.attr("saturate", 1)), node.attr("round_mode", "up")
     if dtype == node.dtype(0):
         return source
-    if isinstance(source, Host) and not (source.symbolic or source.weight):
+    if isinstance(source, Host) and not (source.symbolic or source.weight or dtype in BITS):
         return host(source.array.astype(numpy_dtype(dtype)))  # CastLike of a constant
-    x = node.tensor(0)
+    own = node.dtype(0)
+    x = narrow.decode(node, node.bits(0), own) if own in BITS else node.tensor(0)
+    if dtype in BITS:
+        bits = narrow.encode(node, x, dtype, saturate=saturate, round_mode=mode)
+        return node.importer.labelled(bits, dtype)
+    if node.dtype(x) == dtype:
+        return x
     if dtype == "bool":  # TVM's own cast of 0.5 to bool is false
         return R.not_equal(x, node.scalar(0, node.dtype(x)))
     return R.astype(x, dtype)

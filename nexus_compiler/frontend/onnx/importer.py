@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from nexus_compiler.frontend.onnx import (
     subgraph,
     support,
 )
-from nexus_compiler.frontend.onnx.node import Node
+from nexus_compiler.frontend.onnx.node import MOVES, Node
 from nexus_compiler.frontend.onnx.registry import handlers, plain_domain
 from nexus_compiler.frontend.onnx.sizes import Size, Sizes, expression
 from nexus_compiler.frontend.onnx.values import (
@@ -35,8 +35,9 @@ from nexus_compiler.frontend.onnx.values import (
     tensor_type,
     variable_of,
 )
-from nexus_runtime.errors import CaptureError, NexusError
+from nexus_runtime.errors import CaptureError, NexusError, UnsupportedOperator
 from nexus_runtime.signature import FunctionSpec, Signature, TensorSpec
+from nexus_runtime.tensors import BITS, bits
 
 
 def capture(
@@ -76,7 +77,8 @@ def _capture(
     specs, frozen = inputs.freeze(inputs.specs(proto.graph, shapes, constants), constants)
     parameters = inputs.variables(specs, importer.sizes)
     scope = Scope({plain_domain(o.domain): o.version for o in proto.opset_import})
-    scope.values.update(zip((spec.name for spec in specs), parameters))
+    for spec, parameter in zip(specs, parameters):
+        scope.values[spec.name] = importer.labelled(parameter, spec.dtype)
     scope.values.update(frozen)
     module, results = importer.build(proto.graph, scope, parameters)
     entry = FunctionSpec("main", tuple(specs), tuple(results), tuple(importer.parameters))
@@ -122,6 +124,7 @@ class Importer:
         self.unknowns: list[set[tirx.Var]] = [set()]
         self.private = subgraph.Table()
         self._functions = local
+        self._labels: dict[relax.Expr, str] = {}
 
     def build(
         self, graph: onnx.GraphProto, scope: Scope, parameters: Sequence[relax.Var]
@@ -160,12 +163,16 @@ class Importer:
         """Import `graph` in `scope` and return its outputs."""
         for tensor in graph.initializer:
             array = read_tensor(tensor)
-            weight = is_float(array.dtype.name) and array.ndim > 0
-            scope.values[tensor.name] = Host(array, array.dtype.name, tensor.name, weight)
+            dtype = array.dtype.name
+            weight = is_float(dtype) and dtype not in BITS and array.ndim > 0
+            scope.values[tensor.name] = Host(array, dtype, tensor.name, weight)
         if graph.sparse_initializer:
             raise CaptureError("the model has sparse weights", hint="export it with dense weights")
         wanted = [value.name for value in graph.output]
-        return self.run(support.needed(graph.node, wanted), wanted, scope)
+        found = self.run(support.needed(graph.node, wanted), wanted, scope)
+        if scope.outer is not None and (narrow := {self.dtype(v) for v in found} & set(BITS)):
+            raise UnsupportedOperator(f"a branch or loop returns {narrow.pop()}", hint="cast it")
+        return found
 
     def run(
         self, nodes: Iterable[onnx.NodeProto], wanted: Iterable[str], scope: Scope
@@ -194,7 +201,7 @@ class Importer:
             raise _from_tvm(node, error) from error
         found = list(results) if isinstance(results, Sequence) else [results]
         node.finish(found)
-        return found
+        return [self._moved(node, value) for value in found] if node.kind in MOVES else found
 
     def _call(self, node: Node) -> Sequence[Value | None]:
         """Import the body of a function in the node's place."""
@@ -232,6 +239,27 @@ class Importer:
         self.unknowns[-1].add(variable)
         return variable
 
+    def labelled(self, bits: relax.Expr, dtype: str) -> relax.Expr:
+        """`bits`, to be taken for elements of `dtype` if that is one of `BITS`."""
+        if dtype not in BITS:
+            return bits
+        variable = self.emit(bits)
+        self._labels[variable] = dtype
+        return variable
+
+    def dtype(self, value: Value) -> str:
+        """The element type of a value, by NumPy's name."""
+        if isinstance(value, Host):
+            return value.dtype
+        return self._labels.get(value) or str(tensor_type(value).dtype.dtype)
+
+    def _moved(self, node: Node, value: Value) -> Value:
+        """A result of an operator that moves elements: what they are, the bits do not tell."""
+        source = node.values[1 if node.kind == "Where" else 0]
+        if source is None or isinstance(value, Host):
+            return value
+        return self.labelled(value, self.dtype(source))
+
     def _bind(self, value: Value, name: str) -> Value:
         return value.named(name) if isinstance(value, Host) else self.emit(value, name)
 
@@ -240,6 +268,9 @@ class Importer:
         if isinstance(value, relax.Expr):
             sequence.refuse_as_tensor(value)
             return value
+        if value.dtype in BITS:
+            stored = replace(value, array=bits(value.array), dtype="uint8")
+            return self.labelled(self.emit(self.tensor(stored)), value.dtype)
         if value.symbolic:
             flat = relax.ShapeExpr([expression(size) for size in value.array.reshape(-1)])
             tensor = self.emit(relax.op.shape_to_tensor(flat))

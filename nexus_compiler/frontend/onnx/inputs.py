@@ -13,6 +13,7 @@ from nexus_compiler.frontend.onnx.sizes import Sizes
 from nexus_compiler.frontend.onnx.values import Host, element_type, variable_of
 from nexus_runtime.errors import CaptureError, ShapeError, nearest
 from nexus_runtime.signature import Dim, TensorSpec
+from nexus_runtime.tensors import BITS
 
 Shapes = Mapping[str, Sequence[int | str | None]]
 
@@ -79,7 +80,11 @@ def variables(inputs: Sequence[TensorSpec], sizes: Sizes) -> list[relax.Var]:
     names = dict.fromkeys(dim for spec in inputs for dim in spec.shape if isinstance(dim, str))
     known = {name: sizes.variable(name) for name in names}
     return [
-        variable_of(s.name, [known[d] if isinstance(d, str) else d for d in s.shape], s.dtype)
+        variable_of(
+            s.name,
+            [known[d] if isinstance(d, str) else d for d in s.shape],
+            "uint8" if s.dtype in BITS else s.dtype,
+        )
         for s in inputs
     ]
 

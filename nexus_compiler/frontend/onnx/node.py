@@ -17,9 +17,18 @@ from nexus_compiler.frontend.onnx.registry import plain_domain
 from nexus_compiler.frontend.onnx.sizes import Size, Sizes
 from nexus_compiler.frontend.onnx.values import Host, Value, read_tensor, tensor_type
 from nexus_runtime.errors import CaptureError, NeedsConstant, ShapeError, UnsupportedOperator
+from nexus_runtime.tensors import BITS
 
 if TYPE_CHECKING:
     from nexus_compiler.frontend.onnx.importer import Importer, Scope
+
+
+# Operators that only move elements, and so may move bits.
+MOVES = {
+    *("Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND"),
+    *("Identity", "Pad", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile"),
+    *("Transpose", "Unsqueeze", "Where"),
+}
 
 
 class Node:
@@ -94,7 +103,18 @@ class Node:
         return value
 
     def tensor(self, index: int) -> relax.Expr:
-        """Input `index` as a Relax tensor."""
+        """Input `index` as a Relax tensor.
+
+        Raises:
+            UnsupportedOperator: its elements are of a type that only Cast and moves can take.
+        """
+        value = self.value(index)
+        if (dtype := self.dtype(value)) in BITS and self.kind not in MOVES:
+            raise self.refuse(f"its input {index} is {dtype}", "cast it to a wider type first")
+        return self.importer.tensor(value)
+
+    def bits(self, index: int) -> relax.Expr:
+        """Input `index`, of one of the types in `BITS`, as the bits of its elements."""
         return self.importer.tensor(self.value(index))
 
     def tensors(self) -> list[relax.Expr]:
@@ -154,10 +174,9 @@ class Node:
         value = self.value(of) if isinstance(of, int) else of
         return value.array.ndim if isinstance(value, Host) else int(tensor_type(value).ndim)
 
-    def dtype(self, of: int | relax.Expr) -> str:
+    def dtype(self, of: int | Value) -> str:
         """The element type of an input or tensor, by NumPy's name."""
-        value = self.value(of) if isinstance(of, int) else of
-        return value.dtype if isinstance(value, Host) else str(tensor_type(value).dtype.dtype)
+        return self.importer.dtype(self.value(of) if isinstance(of, int) else of)
 
     # Making
     def emit(self, expr: relax.Expr) -> relax.Var:

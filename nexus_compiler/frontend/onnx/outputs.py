@@ -38,11 +38,12 @@ def settle(importer: Importer, name: str, value: relax.Expr) -> relax.Expr:
         importer.unknown(f"{label}_{axis}") if subgraph.variables(size) & unknown else size
         for axis, size in enumerate(sizes)
     ]
-    return importer.match(importer.emit(value), settled)
+    matched = importer.match(importer.emit(value), settled)
+    return importer.labelled(matched, importer.dtype(value))
 
 
 def spec(importer: Importer, name: str, value: relax.Expr) -> TensorSpec:
     """Name, element type and dimensions of an output."""
     kind = tensor_type(value)
     dims = tuple(text(size) for size in importer.sizes.shape(kind.shape.values))
-    return TensorSpec(name, str(kind.dtype.dtype), dims)
+    return TensorSpec(name, importer.dtype(value), dims)

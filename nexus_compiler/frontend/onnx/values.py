@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 from tvm import relax
 
 from nexus_compiler.frontend.onnx.sizes import Size, expression
 from nexus_runtime.errors import CaptureError
+from nexus_runtime.tensors import dtype_of
 
 R: Any = relax.op
 """Relax's operators. Untyped: TVM's annotations ask for what it does not take (`axes: Expr`)."""
@@ -34,6 +34,16 @@ ELEMENT_TYPES: dict[int, str] = {
     onnx.TensorProto.UINT32: "uint32",
     onnx.TensorProto.UINT64: "uint64",
     onnx.TensorProto.BFLOAT16: "bfloat16",
+    onnx.TensorProto.FLOAT8E4M3FN: "float8_e4m3fn",
+    onnx.TensorProto.FLOAT8E4M3FNUZ: "float8_e4m3fnuz",
+    onnx.TensorProto.FLOAT8E5M2: "float8_e5m2",
+    onnx.TensorProto.FLOAT8E5M2FNUZ: "float8_e5m2fnuz",
+    onnx.TensorProto.FLOAT8E8M0: "float8_e8m0fnu",
+    onnx.TensorProto.FLOAT4E2M1: "float4_e2m1fn",
+    onnx.TensorProto.UINT4: "uint4",
+    onnx.TensorProto.INT4: "int4",
+    onnx.TensorProto.UINT2: "uint2",
+    onnx.TensorProto.INT2: "int2",
 }
 
 
@@ -92,7 +102,7 @@ def variable_of(name: str, shape: Sequence[Size], dtype: str) -> relax.Var:
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """NumPy's dtype, `ml_dtypes`' where NumPy has none."""
-    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+    return dtype_of(name)
 
 
 def element_type(number: int, what: str) -> str:
