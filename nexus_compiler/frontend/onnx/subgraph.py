@@ -124,18 +124,23 @@ def lift(
     with nested(importer, local) as unknown:
         values = [importer.emit(value) for value in body()]
         results = [result(importer, value, unknown) for value in values]
-        builder = importer.builder
-        output = builder.emit_output(relax.Tuple(values))
-        body_ = relax.SeqExpr([builder._end_block()], output)  # pyright: ignore
-        whole = builder.normalize(body_)
+        whole = end(importer, importer.builder.emit_output(relax.Tuple(values)))
     return close(importer, label, params, whole, results)
 
 
 @contextlib.contextmanager
-def nested(importer: Importer, local: Iterable[tirx.Var] = ()) -> Generator[set[tirx.Var]]:
-    """Emit into a new block; yields the sizes that are known only inside, as they arise."""
+def nested(
+    importer: Importer, local: Iterable[tirx.Var] = (), *, dataflow: bool = True
+) -> Generator[set[tirx.Var]]:
+    """Emit into a new block; yields the sizes that are known only inside, as they arise.
+
+    What returns the result of a condition is no dataflow.
+    """
     outer, importer.builder = importer.builder, relax.BlockBuilder()
-    importer.builder._begin_dataflow_block()  # pyright: ignore
+    if dataflow:
+        importer.builder._begin_dataflow_block()  # pyright: ignore
+    else:
+        importer.builder._begin_binding_block()  # pyright: ignore
     importer.unknowns.append(set(local))
     try:
         yield importer.unknowns[-1]
@@ -146,6 +151,27 @@ def nested(importer: Importer, local: Iterable[tirx.Var] = ()) -> Generator[set[
     finally:
         importer.builder = outer
         importer.unknowns.pop()
+
+
+def end(importer: Importer, output: relax.Expr) -> relax.Expr:
+    """What was emitted into the block of `nested`, as the body of a function."""
+    block = importer.builder._end_block()  # pyright: ignore
+    return importer.builder.normalize(relax.SeqExpr([block], output))
+
+
+def choose(
+    importer: Importer, flag: relax.Expr, then: relax.Expr, otherwise: relax.Expr
+) -> relax.Expr:
+    """End the block with one of two results."""
+    branches = [_alone(then), _alone(otherwise)]
+    return end(importer, importer.builder.emit(relax.If(importer.emit(flag), *branches)))
+
+
+def _alone(value: relax.Expr) -> relax.Expr:
+    builder = relax.BlockBuilder()
+    builder._begin_binding_block()  # pyright: ignore
+    variable = builder.emit(value)
+    return builder.normalize(relax.SeqExpr([builder._end_block()], variable))  # pyright: ignore
 
 
 def close(
@@ -173,21 +199,6 @@ def close(
     return Closure(variable, tuple(captured), tuple(results))
 
 
-def conditional(flag: relax.Expr, then: relax.Expr, otherwise: relax.Expr) -> relax.Expr:
-    """The body of a function that returns one of two tuples; not pure dataflow, hence its own."""
-    builder = relax.BlockBuilder()
-    builder._begin_binding_block()  # pyright: ignore
-    chosen = builder.emit(relax.If(flag, _alone(then), _alone(otherwise)))
-    return builder.normalize(relax.SeqExpr([builder._end_block()], chosen))  # pyright: ignore
-
-
-def _alone(value: relax.Expr) -> relax.Expr:
-    builder = relax.BlockBuilder()
-    builder._begin_binding_block()  # pyright: ignore
-    variable = builder.emit(value)
-    return builder.normalize(relax.SeqExpr([builder._end_block()], variable))  # pyright: ignore
-
-
 def call(importer: Importer, closure: Closure, arguments: Sequence[relax.Expr]) -> list[relax.Var]:
     """Emit a call; sizes that only the function knows become new symbolic sizes."""
     label = str(closure.variable.name_hint)
@@ -202,7 +213,7 @@ def unpack(
     found: list[relax.Var] = []
     for place, item in enumerate(results):
         value = importer.emit(relax.TupleGetItem(whole, place))
-        if None in item.shape:
+        if tensor_type(value).shape is None:
             names = [f"{label}_{place}_{axis}" for axis in range(len(item.shape))]
             shape = [importer.unknown(n) if s is None else s for n, s in zip(names, item.shape)]
             value = importer.match(value, shape)
