@@ -19,6 +19,7 @@ from nexus_compiler.frontend import capture
 from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_compiler.ir.fingerprint import Fingerprint
 from nexus_compiler.passes import base, pipelines
+from nexus_compiler.passes.prepare_weights import INPUTS
 from nexus_compiler.store.local import LocalStore
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime.artifact import Artifact
@@ -75,9 +76,18 @@ def compile(
     options.progress("capture", 0, 1)
     graph = capture(model, shapes=shapes, constants=constants)
     options.progress("capture", 1, 1)
-    module = base.run(graph.module, pipelines.common(), options.hooks)
+    module = base.run(_marked(graph), pipelines.common(), options.hooks)
     built = [_build_target(module, graph, target, room, options) for target, room in rooms]
     return package.assemble(graph, module, built, flags=_flags(targets, shapes, constants))
+
+
+def _marked(graph: CapturedGraph) -> IRModule:
+    """The module of `graph`, whose functions say how many of their parameters are inputs."""
+    module = IRModule(dict(graph.module.functions.items()), attrs=graph.module.attrs)
+    for spec in graph.signature.functions:
+        function = module[spec.name].with_attr(INPUTS, len(spec.inputs))
+        module.update_func(module.get_global_var(spec.name), function)
+    return module
 
 
 def _flags(

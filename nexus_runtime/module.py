@@ -24,7 +24,7 @@ class Module:
     Attributes:
         manifest: what the artifact says of itself.
         target: the target whose module was loaded.
-        parameters: the weights by name; change them by passing others to `run`, not in place.
+        parameters: the weights by name, read-only; pass others to `run` to use others.
     """
 
     def __init__(self, artifact: Artifact, target: str, *, num_threads: int | None = None) -> None:
@@ -36,13 +36,16 @@ class Module:
             )
         self.manifest: Manifest = artifact.manifest
         self.target = target
-        self.parameters = artifact.params()
+        weights = artifact.params()
         self._executor = open_module(
             entry.executor,
             artifact.module_bytes(target),
             self.manifest.signature,
             num_threads=num_threads,
         )
+        functions = self.manifest.signature.functions
+        self._executor.keep({f.name: [weights[name] for name in f.parameters] for f in functions})
+        self.parameters = {name: _read_only(array) for name, array in weights.items()}
 
     def __call__(self, *args: Any, **kwargs: Any) -> np.ndarray | dict[str, np.ndarray]:
         """Run the main function on arrays, given in order or by name.
@@ -85,10 +88,13 @@ class Module:
         spec = self.manifest.signature.function(function)
         arrays = {name: tensors.as_numpy(value, name=name) for name, value in inputs.items()}
         spec.check(arrays)
-        weights = self.parameters if parameters is None else self._checked(parameters)
         arguments = [tensors.aligned(arrays[given.name]) for given in spec.inputs]
-        arguments += [weights[name] for name in spec.parameters]
-        results = self._executor.run(function, arguments)
+        if parameters is None:
+            results = self._executor.run_kept(function, arguments)
+        else:
+            weights = self._checked(parameters)
+            arguments += [weights[name] for name in spec.parameters]
+            results = self._executor.run(function, arguments)
         return {output.name: result for output, result in zip(spec.outputs, results)}
 
     def _checked(self, parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -104,6 +110,12 @@ class Module:
                 )
             checked[name] = tensors.aligned(given)
         return checked
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def load(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +20,17 @@ class Executor(Protocol):
 
         Every argument has the dtype and rank of the signature and is aligned to 64 bytes.
         """
+        ...
+
+    def keep(self, weights: Mapping[str, Sequence[np.ndarray]]) -> None:
+        """Keep the parameters of each function for `run_kept`; called once, before any call.
+
+        What follows from them alone may be computed once: nobody writes to these arrays.
+        """
+        ...
+
+    def run_kept(self, function: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """As `run`, with the parameters that were kept."""
         ...
 
 

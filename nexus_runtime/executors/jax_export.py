@@ -129,6 +129,7 @@ class Executor:
         self._blobs = blobs
         self._calls: dict[str, Any] = {}
         self._lock = threading.Lock()
+        self._kept: dict[str, list[Any]] = {}
 
     def run(self, function: str, arguments: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run `function` on its inputs and then its parameters, in the signature's order.
@@ -140,6 +141,19 @@ class Executor:
             InputError: there is no such function, or a shape or dtype does not fit it.
             ArtifactError: JAX cannot read the function's blob.
         """
+        return self._run(function, arguments)
+
+    def keep(self, weights: Mapping[str, Sequence[np.ndarray]]) -> None:
+        """Put parameters on the device; as `executors.base.Executor.keep`."""
+        put = functools.partial(self._jax.device_put, device=self._device)
+        with self._jax.enable_x64(True):
+            self._kept = {name: list(map(put, arrays)) for name, arrays in weights.items()}
+
+    def run_kept(self, function: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Run `function` with the kept parameters; as `executors.base.Executor.run_kept`."""
+        return self._run(function, [*inputs, *self._kept.get(function, ())])
+
+    def _run(self, function: str, arguments: Sequence[Any]) -> list[np.ndarray]:
         call = self._call(function)
         # 64-bit integers are switched on for this call in this thread only.
         with self._jax.enable_x64(True), self._jax.default_device(self._device):

@@ -15,7 +15,8 @@ import importlib.util
 import os
 import sys
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,23 @@ from nexus_runtime.errors import ArtifactError, DeviceError
 from nexus_runtime.signature import Signature
 
 _CPU, _POOLED_ALLOCATOR = 1, 2
-_BFLOAT16, _BFLOAT16_CODE, _UINT16_CODE = "bfloat16", (4, 16), (1, 16)
 _LIBRARY = "libtvm_runtime.so"
+# A function `f` may come in two halves: `f__prepare(weights)`, `f__run(inputs, weights, prepared)`.
+_PREPARE, _RUN = "__prepare", "__run"
+_BFLOAT16, _BFLOAT16_CODE, _UINT16_CODE = "bfloat16", (4, 16), (1, 16)
 
 
 def open_module(data: bytes, signature: Signature, *, num_threads: int | None) -> TvmExecutor:
     """Open a shared library; see `executors.base.open_module`."""
     return TvmExecutor(data, signature, num_threads=num_threads)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What to call, and the tensors that stand behind the inputs."""
+
+    entry: str
+    tensors: tuple[Any, ...]
 
 
 class TvmExecutor:
@@ -45,11 +56,38 @@ class TvmExecutor:
         self._library = self._ffi.load_module(str(_unpack(data)))
         self._idle: list[Any] = []
         self._lock = threading.Lock()
+        self._weights: Mapping[str, Sequence[np.ndarray]] = {}
+        self._kept: dict[str, _Kept] = {}
 
     def run(self, function: str, arguments: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run `function`; as `executors.base.Executor.run`."""
+        return self._call(function, function, arguments, ())
+
+    def keep(self, weights: Mapping[str, Sequence[np.ndarray]]) -> None:
+        """Keep parameters; as `executors.base.Executor.keep`."""
+        self._weights = weights
+
+    def run_kept(self, function: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Run `function` with the kept parameters; as `executors.base.Executor.run_kept`."""
+        if (kept := self._kept.get(function)) is None:
+            # Two threads may both come here: they compute the same.
+            kept = self._kept[function] = self._prepare(function)
+        return self._call(function, kept.entry, inputs, kept.tensors)
+
+    def _prepare(self, function: str) -> _Kept:
+        """The kept parameters as tensors, and what the module computes from them alone."""
+        weights = tuple(map(self._from_numpy, self._weights.get(function, ())))
         with self._machine() as machine:
-            result = machine[function](*map(self._from_numpy, arguments))
+            if not machine.implements_function(function + _PREPARE):
+                return _Kept(function, weights)
+            prepared = machine[function + _PREPARE](*weights)
+            return _Kept(function + _RUN, (*weights, *prepared))
+
+    def _call(
+        self, function: str, entry: str, arguments: Sequence[np.ndarray], more: Sequence[Any]
+    ) -> list[np.ndarray]:
+        with self._machine() as machine:
+            result = machine[entry](*map(self._from_numpy, arguments), *more)
             dtypes = enumerate(self._results[function])
             return [_to_numpy(result[index], dtype) for index, dtype in dtypes]
 

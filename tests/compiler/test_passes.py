@@ -15,6 +15,7 @@ from nexus_compiler.passes.decompose import DecomposeForInference
 from nexus_compiler.passes.differentiate import Differentiate
 from nexus_compiler.passes.fuse import Fuse
 from nexus_compiler.passes.legalize import Legalize
+from nexus_compiler.passes.prepare_weights import PrepareWeights
 from nexus_compiler.passes.simplify import Simplify
 from nexus_runtime.errors import InternalError, UnsupportedOperator
 
@@ -154,6 +155,51 @@ def test_fuse_puts_an_epilogue_into_its_matmul() -> None:
 
     after = base.run(Before, [Legalize(), Fuse()])
     assert sorted(v.name_hint for v in after.functions) == ["fused_matmul_relu", "main"]
+
+
+def test_what_follows_from_weights_is_prepared_once() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(
+            x: R.Tensor(("n", 4), "float32"),
+            w: R.Tensor((3, 4), "float32"),
+            b: R.Tensor((3,), "float32"),
+        ) -> R.Tuple(R.Tensor(("n", 3), "float32")):
+            R.func_attr({"nexus.inputs": 1})
+            with R.dataflow():
+                turned = R.permute_dims(w)
+                row = R.exp(R.expand_dims(b, axis=0))
+                y = R.multiply(R.add(R.matmul(x, turned), row), b)
+                out = (y,)
+                R.output(out)
+            return out
+
+    after = base.run(Before, [PrepareWeights()])
+    assert law.operators(after["main__prepare"]) == {
+        "relax.permute_dims",
+        "relax.expand_dims",
+        "relax.exp",
+    }
+    assert law.operators(after["main__run"]) == {"relax.matmul", "relax.add", "relax.multiply"}
+    assert law.operators(after["main"]) == set()
+    assert [p.name for p in after["main"].params] == ["x", "w", "b"]
+
+
+def test_nothing_to_prepare_changes_nothing() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((4, 3), "float32"), w: R.Tensor((3, 2), "float32")) -> R.Tuple(
+            R.Tensor((4, 2), "float32")
+        ):
+            R.func_attr({"nexus.inputs": 1})
+            with R.dataflow():
+                out = (R.matmul(x, w),)
+                R.output(out)
+            return out
+
+    check(Before, Before, PrepareWeights())
 
 
 def test_the_law_names_pass_and_breach() -> None:

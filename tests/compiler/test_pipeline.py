@@ -13,13 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small import mlp, mlp_reference
+from tvm import relax, tirx
 
 import nexus_compiler
 import nexus_runtime
 from nexus_compiler.codegen.llvm.room import LlvmRoom
+from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_compiler.store.local import LocalStore
 from nexus_runtime.artifact import Artifact
 from nexus_runtime.errors import CaptureError, DeviceError, InputError, TargetError
+from nexus_runtime.signature import FunctionSpec, Signature, TensorSpec
 
 
 def options(root: Path) -> nexus_compiler.CompileOptions:
@@ -113,6 +116,34 @@ def test_other_weights_can_be_passed(artifact: Artifact) -> None:
     np.testing.assert_allclose(found, mlp_reference(other, x), rtol=1e-5, atol=1e-5)
     with pytest.raises(InputError, match="parameter 'w2' is missing"):
         module.run("main", {"x": x}, parameters={"w1": other.params["w1"]})
+
+
+def test_prepared_weights_are_those_of_the_call(tmp_path: Path) -> None:
+    # The product with a transposed weight: its transpose is computed once, at load.
+    x, w = np.ones((2, 4), np.float32), np.arange(12, dtype=np.float32).reshape(3, 4)
+    rows, block = tirx.Var("n", "int64"), relax.BlockBuilder()
+    given = relax.Var("x", relax.TensorType((rows, 4), "float32"))
+    weight = relax.Var("w", relax.TensorType((3, 4), "float32"))
+    with block.function("main", [given, weight]):
+        with block.dataflow():
+            product = block.emit(relax.op.matmul(given, relax.op.permute_dims(weight)))
+            output = block.emit_output(relax.Tuple([product]))
+        block.emit_func_output(output)
+    function = FunctionSpec(
+        "main",
+        (TensorSpec("x", "float32", ("n", 4)),),
+        (TensorSpec("y", "float32", ("n", 3)),),
+        ("w",),
+    )
+    signature = Signature((function,), (TensorSpec("w", "float32", (3, 4)),))
+    graph = CapturedGraph(block.get(), signature, {"w": w})
+    module = nexus_runtime.load(nexus_compiler.compile(graph, options=options(tmp_path)))
+    for _ in range(2):
+        np.testing.assert_array_equal(module(x), x @ w.T)
+        other = module.run("main", {"x": x}, parameters={"w": w + 1})["y"]
+        np.testing.assert_array_equal(other, x @ (w + 1).T)
+    with pytest.raises(ValueError, match="read-only"):
+        module.parameters["w"][0] = 5
 
 
 def test_results_of_earlier_calls_stay(artifact: Artifact) -> None:

@@ -17,6 +17,7 @@ from nexus_compiler.codegen.llvm.sort_scan import SortAndScan
 from nexus_compiler.passes.base import Pass
 from nexus_compiler.passes.fuse import Fuse
 from nexus_compiler.passes.legalize import Legalize
+from nexus_compiler.passes.prepare_weights import PrepareWeights
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime.signature import FunctionSpec, Signature
 
@@ -44,8 +45,9 @@ class LlvmRoom:
         return [Requirement(f"linker {' or '.join(names)}", found, cure), *emulate.needs(target)]
 
     def pipeline(self, target: TargetSpec) -> Sequence[Pass]:
-        """Kernels, fewer kernels, fast kernels."""
+        """Work done once, kernels, fewer kernels, fast kernels."""
         return (
+            PrepareWeights(),
             SortAndScan(),
             Legalize(),
             Fuse(),
