@@ -2,8 +2,8 @@
 
 TVM's own `Gradient` pass walks everything that the loss depends on, and stops at operators without
 a gradient even where no weight is behind them (the integers of a dropout mask). This one follows
-only *active* variables: those that depend on a wanted parameter. Operator gradients are TVM's
-(`FPrimalGradient`), and what is registered with `relax.op.base.register_gradient`.
+only *active* variables: those that depend on a wanted parameter. Operator gradients are those of
+`passes/gradients/`, and TVM's (`FPrimalGradient`) for the rest.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from tvm import IRModule, relax
 from tvm.ir import Op
 
 from nexus_compiler.passes.base import Pass
+from nexus_compiler.passes.gradients import table
+from nexus_compiler.passes.gradients.rule import Site
 from nexus_runtime.errors import InternalError, UnsupportedOperator
 
 _GRADIENT = "FPrimalGradient"
@@ -140,13 +142,14 @@ class _Sweep:
     def _call(self, variable: relax.Var, call: relax.Call, adjoint: relax.Expr) -> None:
         if not any(operand in self._active for operand in _operands(call)):
             return
-        rule = call.op.get_attr(_GRADIENT)
-        if rule is None:
+        site = Site(self._block, call, variable, adjoint)
+        rule = table.find(call.op.name)
+        if rule is None and call.op.get_attr(_GRADIENT) is None:
             raise UnsupportedOperator(
                 f"operator {call.op.name} has no gradient",
-                hint="register one with tvm.relax.op.base.register_gradient",
+                hint="write one in nexus_compiler/passes/gradients/",
             )
-        for operand, part in zip(call.args, rule(variable, call, adjoint, self._block)):
+        for operand, part in zip(call.args, site.tvm() if rule is None else rule(site)):
             if any(variable in self._active for variable in _operands(operand)):
                 self._add(operand, part)
 
