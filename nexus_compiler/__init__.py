@@ -6,12 +6,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nexus_compiler import array_api
+    from nexus_compiler.define_by_run import grad, jit, value_and_grad
     from nexus_compiler.frontend import CapturedGraph, capture
     from nexus_compiler.frontend.builder import GraphBuilder
     from nexus_compiler.pipeline import CompileOptions, compile
     from nexus_runtime.artifact import Artifact
 
-__all__ = ["Artifact", "CapturedGraph", "CompileOptions", "GraphBuilder", "capture", "compile"]
+__all__ = [
+    "Artifact",
+    "CapturedGraph",
+    "CompileOptions",
+    "GraphBuilder",
+    "array_api",
+    "capture",
+    "compile",
+    "grad",
+    "jit",
+    "value_and_grad",
+]
 
 # Loaded when they are first named: `nexusc --help` must not wait two seconds for TVM.
 _LAZY = {
@@ -21,10 +34,15 @@ _LAZY = {
     "GraphBuilder": "nexus_compiler.frontend.builder",
     "capture": "nexus_compiler.frontend",
     "compile": "nexus_compiler.pipeline",
+    "grad": "nexus_compiler.define_by_run",
+    "jit": "nexus_compiler.define_by_run",
+    "value_and_grad": "nexus_compiler.define_by_run",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "array_api":
+        return importlib.import_module("nexus_compiler.array_api")
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'nexus_compiler' has no attribute '{name}'")

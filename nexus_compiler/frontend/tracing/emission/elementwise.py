@@ -1,0 +1,201 @@
+"""Elementwise operations.
+
+Integers narrower than 64 bits go through 64: TVM tells LLVM that no sum or product of integers
+overflows. 64-bit integers that overflow are undefined, as in the standard.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from nexus_compiler.frontend.tracing.emission.operation import EMITTERS, Operation, emitter, simple
+
+op = relax.op
+
+simple(
+    identity=lambda x: x,
+    acos=op.acos,
+    acosh=op.acosh,
+    asin=op.asin,
+    atan=op.atan,
+    cos=op.cos,
+    cosh=op.cosh,
+    exp=op.exp,
+    log=op.log,
+    sin=op.sin,
+    sqrt=op.sqrt,
+    tan=op.tan,
+    tanh=op.tanh,
+    negative=op.negative,
+    ceil=op.ceil,
+    floor=op.floor,
+    round=op.round,
+    trunc=op.trunc,
+    divide=op.divide,
+    atan2=op.atan2,
+    logical_not=op.logical_not,
+    logical_and=op.logical_and,
+    logical_or=op.logical_or,
+    logical_xor=op.logical_xor,
+    bitwise_and=op.bitwise_and,
+    bitwise_or=op.bitwise_or,
+    bitwise_xor=op.bitwise_xor,
+    bitwise_invert=op.bitwise_not,
+    where=op.where,
+)
+
+
+@emitter("astype")
+def _astype(it: Operation) -> Any:
+    if it.dtype == "bool":
+        return op.not_equal(it.x, it.number(0, it.of))
+    return op.astype(it.x, it.dtype)
+
+
+def _wide(operator: Any, wide: str) -> Any:
+    def emit(it: Operation) -> Any:
+        dtype = np.dtype(it.dtype)
+        if dtype.kind == "f" or dtype.itemsize == 8:
+            return operator(*it.inputs)
+        found = it.emit(operator(*(it.cast(one, wide) for one in it.inputs)))
+        if dtype.kind == "u":
+            mask = it.number(2 ** (8 * dtype.itemsize) - 1, wide)
+            found = it.emit(op.bitwise_and(found, mask))
+        return op.astype(found, it.dtype)
+
+    return emit
+
+
+EMITTERS["add"] = _wide(op.add, "int64")
+EMITTERS["subtract"] = _wide(op.subtract, "int64")
+EMITTERS["multiply"] = lambda it: _wide(op.multiply, "uint64" if it.kind == "u" else "int64")(it)
+
+
+@emitter("abs")
+def _abs(it: Operation) -> Any:
+    return it.x if it.kind == "u" else op.abs(it.x)
+
+
+@emitter("square")
+def _square(it: Operation) -> Any:
+    return EMITTERS["multiply"](Operation((it.x, it.x), it.attrs, it.sizes, it.dtype, it.emit))
+
+
+@emitter("reciprocal")
+def _reciprocal(it: Operation) -> Any:
+    return op.divide(it.number(1), it.x)
+
+
+@emitter("sign")
+def _sign(it: Operation) -> Any:
+    zero = it.number(0)
+    above = it.cast(it.emit(op.greater(it.x, zero)), it.dtype)
+    if it.kind == "u":
+        return above
+    sign = it.emit(op.subtract(above, it.cast(it.emit(op.less(it.x, zero)), it.dtype)))
+    return op.where(it.emit(op.isnan(it.x)), it.x, sign) if it.kind == "f" else sign
+
+
+@emitter("log1p")
+def _log1p(it: Operation) -> Any:
+    # W. Kahan's: the error of 1 + x cancels in the quotient.
+    above = it.emit(op.add(it.x, it.number(1)))
+    excess = it.emit(op.subtract(above, it.number(1)))
+    exact = it.emit(op.equal(excess, it.number(0)))
+    infinite = it.emit(op.isinf(it.x))
+    quotient = it.emit(op.divide(it.x, it.emit(op.where(exact, it.number(1), excess))))
+    log = it.emit(op.log(above))
+    scaled = it.emit(op.where(infinite, log, it.emit(op.multiply(log, quotient))))
+    return op.where(exact, it.x, scaled)
+
+
+@emitter("expm1")
+def _expm1(it: Operation) -> Any:
+    # exp(x) - 1 = 2 sinh(x/2) exp(x/2); for small x the first terms of the series.
+    series = it.emit(op.add(it.number(1 / 24), it.emit(op.multiply(it.x, it.number(1 / 120)))))
+    for factor in (1 / 6, 1 / 2, 1.0):
+        series = it.emit(op.add(it.number(factor), it.emit(op.multiply(it.x, series))))
+    small = it.emit(op.less(it.emit(op.abs(it.x)), it.number(1e-2)))
+    near = it.emit(op.multiply(it.x, series))
+    return op.where(small, near, it.emit(op.subtract(it.emit(op.exp(it.x)), it.number(1))))
+
+
+def _odd(it: Operation, magnitude: Any) -> Any:
+    """`magnitude` of |x| with the sign of x, zeros too."""
+    below = it.emit(op.less(it.x, it.number(0)))
+    signed = it.emit(op.where(below, it.emit(op.negative(magnitude)), magnitude))
+    return op.where(it.emit(op.equal(it.x, it.number(0))), it.x, signed)
+
+
+def _of(it: Operation, name: str, *inputs: Any) -> Any:
+    return it.emit(EMITTERS[name](Operation(inputs, it.attrs, it.sizes, it.dtype, it.emit)))
+
+
+@emitter("asinh")
+def _asinh(it: Operation) -> Any:
+    # log1p(a + a^2 / (1 + sqrt(a^2 + 1))), and log(a) + log(2) where a^2 overflows.
+    a = it.emit(op.abs(it.x))
+    large = it.emit(op.greater(a, it.number(1e9)))
+    safe = it.emit(op.where(large, it.number(1), a))
+    square = it.emit(op.multiply(safe, safe))
+    root = it.emit(op.sqrt(it.emit(op.add(square, it.number(1)))))
+    part = it.emit(op.divide(square, it.emit(op.add(root, it.number(1)))))
+    near = _of(it, "log1p", it.emit(op.add(safe, part)))
+    far = it.emit(op.add(it.emit(op.log(a)), it.number(math.log(2))))
+    return _odd(it, it.emit(op.where(large, far, near)))
+
+
+@emitter("atanh")
+def _atanh(it: Operation) -> Any:
+    a = it.emit(op.abs(it.x))
+    twice = it.emit(op.add(a, a))
+    ratio = it.emit(op.divide(twice, it.emit(op.subtract(it.number(1), a))))
+    return _odd(it, it.emit(op.multiply(_of(it, "log1p", ratio), it.number(0.5))))
+
+
+@emitter("sinh")
+def _sinh(it: Operation) -> Any:
+    a = it.emit(op.abs(it.x))
+    e = _of(it, "expm1", a)
+    near = it.emit(op.add(e, it.emit(op.divide(e, it.emit(op.add(e, it.number(1)))))))
+    half = it.emit(op.exp(it.emit(op.multiply(a, it.number(0.5)))))
+    far = it.emit(op.multiply(it.emit(op.multiply(half, it.number(0.5))), half))
+    large = it.emit(op.greater(a, it.number(20)))
+    return _odd(it, it.emit(op.where(large, far, it.emit(op.multiply(near, it.number(0.5))))))
+
+
+def _test(name: str) -> Any:
+    def emit(it: Operation) -> Any:
+        if it.kind == "f":
+            return getattr(op, name)(it.x)
+        same = it.emit(op.equal(it.x, it.x))
+        return same if name == "isfinite" else op.logical_not(same)
+
+    return emit
+
+
+def _comparison(name: str) -> Any:
+    def emit(it: Operation) -> Any:
+        if it.of == "bool":
+            differ = op.logical_xor(*it.inputs)
+            return differ if name == "not_equal" else op.logical_not(it.emit(differ))
+        return getattr(op, name)(*it.inputs)
+
+    return emit
+
+
+for _name in ("isnan", "isinf", "isfinite"):
+    EMITTERS[_name] = _test(_name)
+for _name in ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"):
+    EMITTERS[_name] = _comparison(_name)
+
+
+def _logarithm(base: int) -> Any:
+    return lambda it: op.multiply(it.emit(op.log(it.x)), it.number(1 / math.log(base)))
+
+
+EMITTERS["log2"], EMITTERS["log10"] = _logarithm(2), _logarithm(10)
