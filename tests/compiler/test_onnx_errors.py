@@ -86,16 +86,16 @@ def test_operators_that_no_output_needs_do_not_matter() -> None:
 
 
 def test_unread_inputs_attributes_and_outputs_are_refused() -> None:
-    with pytest.raises(UnsupportedOperator, match="output 1 is not handled"):
-        capture(single("MaxPool", [floats(1, 1, 4, 4)], outputs=2, kernel_shape=[2, 2])[0])
+    arrays = [floats(4, seed=s) for s in range(4)]
+    with pytest.raises(UnsupportedOperator, match="output 4 is not handled"):
+        capture(single("BatchNormalization", [floats(2, 4)], arrays, outputs=5, opset=9)[0])
     with pytest.raises(UnsupportedOperator, match="training mode"):
-        arrays = [floats(4, seed=s) for s in range(4)]
         proto, _ = single("BatchNormalization", [floats(2, 4)], arrays, outputs=3, training_mode=1)
         capture(proto)
     with pytest.raises(UnsupportedOperator, match="antialias"):
-        sizes = np.array([1, 1, 2, 2])
-        options = {"mode": "linear", "antialias": 1}
-        capture(single("Resize", [floats(1, 1, 4, 4)], [None, None, sizes], **options)[0])
+        made = node("Resize", "x _ scales", mode="linear", antialias=1)
+        constants = {"scales": np.array([1, 1, 2, 2], "float32")}
+        capture(model([made], {"x": ("float32", [1, 1, "h", "w"])}, constants=constants))
 
 
 def test_sizes_that_are_data_are_refused() -> None:
