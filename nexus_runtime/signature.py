@@ -29,12 +29,17 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FunctionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One entry of a module, called as `function(*inputs, *parameters) -> outputs`."""
+    """One entry of a module, called as `function(*inputs, *parameters) -> outputs`.
+
+    `updates` maps outputs to the parameters that they are the next values of: mutable state, such
+    as the running statistics of a batch norm, which the caller keeps.
+    """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     parameters: tuple[str, ...] = ()
+    updates: dict[str, str] = msgspec.field(default_factory=dict[str, str])
 
     def check(self, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
         """Check `arrays` (by input name) against the inputs; return the size of every symbolic dim.

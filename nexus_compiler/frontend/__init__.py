@@ -16,11 +16,17 @@ __all__ = ["CapturedGraph", "Source", "capture"]
 
 def capture(
     model: Any,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
     *,
     shapes: Mapping[str, Sequence[int | str | None]] | None = None,
     constants: Mapping[str, np.ndarray] | None = None,
+    dynamic_shapes: Any = None,
 ) -> CapturedGraph:
     """Turn `model` into Relax; see `nexus_compiler.compile` for what it may be.
+
+    A PyTorch module needs example inputs: `args` and `kwargs`; `dynamic_shapes` is as for
+    `torch.export.export`. The other frontends take neither.
 
     Raises:
         CaptureError: no frontend takes it, or it cannot be read.
@@ -33,7 +39,12 @@ def capture(
         from nexus_compiler.frontend import onnx
 
         return onnx.capture(model, shapes=shapes, constants=constants)
+    if any(cls.__module__.startswith("torch.") for cls in type(model).__mro__):
+        from nexus_compiler.frontend import torch
+
+        return torch.capture(model, args, kwargs, dynamic_shapes=dynamic_shapes)
     raise CaptureError(
         f"cannot capture a {type(model).__module__}.{type(model).__qualname__}",
-        hint="pass the path of an ONNX file, an onnx.ModelProto or a GraphBuilder",
+        hint="pass the path of an ONNX file, an onnx.ModelProto, a torch.nn.Module "
+        "or a GraphBuilder",
     )

@@ -1,0 +1,132 @@
+"""Convolutions, transposed ones, and the gradients of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tvm import relax
+
+from nexus_compiler.frontend.torch import sizes, windows
+from nexus_compiler.frontend.torch.movement import pad
+from nexus_compiler.frontend.torch.node import Node
+from nexus_compiler.frontend.torch.registry import op
+from nexus_compiler.frontend.torch.sizes import Size
+from nexus_compiler.frontend.torch.values import R
+from nexus_compiler.frontend.torch.windows import Window
+
+_CONV = {1: R.nn.conv1d, 2: R.nn.conv2d, 3: R.nn.conv3d}
+
+
+@op("convolution", "convolution_overrideable")
+def convolution(node: Node) -> Any:
+    """A convolution over one to three axes, or a transposed one."""
+    shape, weight = node.shape_of("input"), node.shape_of("weight")
+    spec = windows.window(node, weight[2:])
+    if node["transposed"]:
+        result = spread_conv(
+            node, node["input"], shape, node["weight"], weight, spec, node.shape[2:]
+        )
+    else:
+        result = _conv(node, node["input"], node["weight"], spec, node["groups"])
+    if "bias" not in node:
+        return result
+    line = [1, node.shape[1], *([1] * spec.rank)]
+    return R.add(result, node.reshape(node["bias"], line))
+
+
+def _conv(node: Node, x: Any, weight: Any, spec: Window, groups: int) -> relax.Var:
+    make = _CONV[spec.rank]
+    return node.emit(
+        make(x, weight, spec.stride, (*spec.padding, *spec.padding), spec.dilation, groups)
+    )
+
+
+def spread_conv(
+    node: Node,
+    x: Any,
+    shape: Sequence[Size],
+    weight: Any,
+    weight_shape: Sequence[int],
+    spec: Window,
+    out: Sequence[Size],
+) -> relax.Var:
+    """The transpose of a convolution: each element of `x` adds its window of `weight` to `out`.
+
+    As a plain convolution of stride 1 over `x` with zeros between its elements.
+    """
+    groups = node["groups"] if "groups" in node else shape[1]
+    x = windows.stuffed(node, x, shape, spec.stride)
+    pairs: list[tuple[Any, Any]] = [(0, 0), (0, 0)]
+    for axis in range(spec.rank):
+        reach = spec.dilation[axis] * (spec.kernel[axis] - 1)
+        before = reach - spec.padding[axis]
+        length = shape[axis + 2] * spec.stride[axis]
+        after = out[axis] + reach - before - length
+        pairs.append((before, sizes.number(after) if sizes.is_symbolic(after) else after))
+    x = pad(node, x, pairs)
+    inside, outside = weight_shape[:2]
+    apart = [groups, inside // groups, outside, *spec.kernel]
+    order = [0, 2, 1, *range(3, 3 + spec.rank)]
+    turned = node.emit(R.permute_dims(node.reshape(weight, apart), order))
+    turned = node.reshape(turned, [groups * outside, inside // groups, *spec.kernel])
+    for axis in range(spec.rank):
+        if spec.kernel[axis] > 1:
+            turned = node.emit(R.flip(turned, axis + 2))
+    plain = Window(spec.kernel, (1,) * spec.rank, (0,) * spec.rank, spec.dilation)
+    return _conv(node, x, turned, plain, groups)
+
+
+@op("convolution_backward")
+def convolution_backward(node: Node) -> list[Any]:
+    """The gradients of input, weight and bias, of those that `output_mask` asks for."""
+    mask, transposed = node["output_mask"], node["transposed"]
+    grad, x, weight = (node[name] for name in ("grad_output", "input", "weight"))
+    grad_shape, shape = node.shape_of("grad_output"), node.shape_of("input")
+    weight_shape = node.shape_of("weight")
+    spec = windows.window(node, weight_shape[2:])
+    results: list[Any] = [None, None, None]
+    if mask[0] and transposed:
+        results[0] = _cropped(node, _conv(node, grad, weight, spec, node["groups"]), shape)
+    elif mask[0]:
+        results[0] = spread_conv(node, grad, grad_shape, weight, weight_shape, spec, shape[2:])
+    if mask[1]:
+        pair = (grad, x, shape) if transposed else (x, grad, grad_shape)
+        results[1] = _weight_gradient(node, *pair, spec, weight_shape)
+    if mask[2]:
+        results[2] = R.sum(grad, [0, *range(2, 2 + spec.rank)], False)
+    return results
+
+
+def _cropped(node: Node, x: Any, shape: Sequence[Size]) -> Any:
+    """The front of `x`: output padding can leave room for one window more."""
+    axes = list(range(2, len(shape)))
+    if all(
+        isinstance(s, int) and int(x.ty.shape.values[a]) == s
+        for a, s in enumerate(shape)
+        if a in axes and windows.is_static([s])
+    ):
+        return x
+    ends = node.dims([shape[axis] for axis in axes])
+    return R.strided_slice(x, axes, [0] * len(axes), ends, [1] * len(axes), assume_inbound=True)
+
+
+def _weight_gradient(
+    node: Node, x: Any, grad: Any, grad_shape: Sequence[Size], spec: Window, shape: Sequence[int]
+) -> relax.Var:
+    """One matrix product: (channels of grad, pixels) by (pixels, channels of x and places)."""
+    groups, out = node["groups"], grad_shape[2:]
+    x = windows.padded(node, x, spec, out, 0)
+    pixels = sizes.product([grad_shape[0], *out])
+    inner = shape[1] * groups
+    taps = [windows.tap(node, x, spec, place, out) for place in spec.places()]
+    ahead = [1, 0, *range(2, 2 + spec.rank)]  # channels first
+    columns = [
+        node.reshape(node.emit(R.permute_dims(one, ahead)), [inner, 1, pixels]) for one in taps
+    ]
+    patches = node.emit(R.concat(columns, 1)) if len(columns) > 1 else columns[0]
+    patches = node.reshape(patches, [groups, shape[1] * len(taps), pixels])
+    rows = node.emit(R.permute_dims(grad, ahead))
+    rows = node.reshape(rows, [groups, grad_shape[1] // groups, pixels])
+    product = R.matmul(rows, node.emit(R.permute_dims(patches, [0, 2, 1])))
+    return node.reshape(node.emit(product), shape)

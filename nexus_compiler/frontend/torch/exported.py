@@ -1,0 +1,213 @@
+"""Capture of whole models through `torch.export`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import warnings
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.export.graph_signature import InputKind, OutputKind
+from tvm import IRModule, relax
+
+from nexus_compiler.frontend.graph import CapturedGraph, Source
+from nexus_compiler.frontend.torch import decompositions, naming, sizes
+from nexus_compiler.frontend.torch.importer import ROW, SEED, Importer
+from nexus_compiler.frontend.torch.values import as_array, dtype_name
+from nexus_runtime.errors import CaptureError, NexusError
+from nexus_runtime.signature import FunctionSpec, Signature, TensorSpec
+
+
+def capture(
+    model: torch.nn.Module | torch.export.ExportedProgram,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+) -> CapturedGraph:
+    """Turn a PyTorch module into Relax.
+
+    Parameters and buffers keep their names. What the model changes (the statistics of batch norm,
+    a cache in a buffer) comes back as further outputs, named in `FunctionSpec.updates`. A model in
+    training mode with dropout has two inputs more: `seed` (uint32, another for each call) and
+    `row` (int64, the number of the first sample in the whole batch; 0 unless a batch is split).
+
+    Args:
+        model: a module, in the mode that it is to be captured in, or what `torch.export` made.
+        args: example inputs; shapes and dtypes count, and what Python does with them.
+        kwargs: example inputs by name.
+        dynamic_shapes: as for `torch.export.export`; the names of its `Dim`s are kept.
+
+    Raises:
+        CaptureError: `torch.export` cannot trace the model.
+        UnsupportedOperator: it holds operators that have no translation; all are listed.
+    """
+    program = _export(model, tuple(args), dict(kwargs or {}), dynamic_shapes)
+    with _traceable():
+        program = program.run_decompositions(decompositions.table())
+    origin = model if isinstance(model, torch.nn.Module) else None
+    return _Capture(program, dynamic_shapes).graph(_source(program, origin))
+
+
+def _export(model: Any, args: Any, kwargs: Any, dynamic_shapes: Any) -> Any:
+    if isinstance(model, torch.export.ExportedProgram):
+        return model
+    try:
+        with _traceable():
+            return torch.export.export(
+                model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
+            )
+    except NexusError:
+        raise
+    except Exception as error:  # torch.export lets everything through that tracing can raise
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CaptureError(
+            f"torch.export cannot trace {type(model).__name__}: {reason[0]}",
+            hint="run torch.export.export on it for the whole story",
+        ) from error
+
+
+@contextlib.contextmanager
+def _traceable() -> Generator[None]:
+    """Operators in their parts, and not as the kernels that PyTorch has for this machine."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    # `torch.backends.mkldnn.flags` would warn about its own use of an old interface.
+    library = torch._C._get_mkldnn_enabled()  # pyright: ignore
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch._C._set_mkldnn_enabled(False)  # pyright: ignore
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            # Tracing warns of PyTorch's own old interfaces, and that RNNs rebuild their lists.
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        torch._C._set_mkldnn_enabled(library)  # pyright: ignore
+
+
+def _source(program: Any, model: torch.nn.Module | None) -> Source:
+    code = program.graph_module.code.encode()
+    name = type(model).__name__ if model is not None else "ExportedProgram"
+    return Source("torch", name, hashlib.sha256(code).hexdigest())
+
+
+class _Capture:
+    """One exported program on its way to Relax."""
+
+    def __init__(self, program: Any, dynamic_shapes: Any) -> None:
+        self._program = program
+        self._importer = Importer()
+        self._inputs: list[tuple[relax.Var, TensorSpec]] = []
+        self._weights: list[tuple[relax.Var, TensorSpec]] = []
+        self._given: dict[torch.fx.Node, Any] = {}
+        self._arrays: dict[str, np.ndarray] = {}
+        naming.name_dimensions(program, dynamic_shapes, self._importer.dims)
+
+    def graph(self, source: Source) -> CapturedGraph:
+        """The captured graph."""
+        self._placeholders()
+        importer, program = self._importer, self._program
+        function = importer.build(
+            program.graph_module,
+            self._given,
+            [variable for variable, _ in self._inputs],
+            [variable for variable, _ in self._weights],
+            self._results,
+        )
+        specs, updates = self._outputs()
+        seeds = (TensorSpec(SEED, "uint32", ()), TensorSpec(ROW, "int64", ()))
+        inputs = [spec for _, spec in self._inputs] + list(seeds if importer.seed else ())
+        weights = [spec for _, spec in self._weights]
+        for name, (_, array) in importer.constants.items():
+            weights.append(TensorSpec(name, array.dtype.name, array.shape))
+            self._arrays[name] = array
+        names = tuple(spec.name for spec in weights)
+        entry = FunctionSpec("main", tuple(inputs), tuple(specs), names, updates)
+        signature = Signature((entry,), tuple(weights))
+        return CapturedGraph(IRModule({"main": function}), signature, self._arrays, source)
+
+    # Inputs
+    def _placeholders(self) -> None:
+        nodes = [n for n in self._program.graph.nodes if n.op == "placeholder"]
+        described = list(zip(nodes, self._program.graph_signature.input_specs))
+        names = naming.input_names(self._program)
+        # User inputs first: their dimensions are the symbols that all else is written in.
+        for node, spec in described:
+            if spec.kind == InputKind.USER_INPUT:
+                self._user_input(node, names[node.name])
+        for node, spec in described:
+            if spec.kind in {InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR}:
+                self._weight(node, spec.target)
+            elif spec.kind != InputKind.USER_INPUT:
+                raise CaptureError(f"input '{node.name}' is a {spec.kind.name.lower()}")
+
+    def _user_input(self, node: torch.fx.Node, name: str) -> None:
+        fake = node.meta.get("val")
+        if isinstance(fake, torch.Tensor):
+            pair = self._importer.variable(name, fake)
+            self._given[node] = pair[0]
+            self._inputs.append(pair)
+        elif fake is None or isinstance(fake, int | float | bool | str):
+            self._given[node] = fake  # a constant of the trace
+        else:
+            raise CaptureError(
+                f"input '{name}' is a number that may differ from call to call",
+                hint="pass it as a tensor, or take it out of dynamic_shapes",
+            )
+
+    def _weight(self, node: torch.fx.Node, target: str) -> None:
+        value = self._program.state_dict.get(target)
+        if value is None:
+            value = self._program.constants[target]
+        if target in self._arrays:
+            self._given[node] = next(v for v, s in self._weights if s.name == target)
+            return
+        pair = self._importer.variable(target, value)
+        self._given[node] = pair[0]
+        self._weights.append(pair)
+        self._arrays[target] = np.array(as_array(value), order="C")
+
+    # Outputs
+    def _order(self) -> list[int]:
+        """Positions in what the graph returns: the user's tensors, then what was changed."""
+        listed = self._program.graph_signature.output_specs
+        nodes = naming.returned(self._program)
+        kept = [i for i, node in enumerate(nodes) if isinstance(node, torch.fx.Node)]
+        return sorted(kept, key=lambda i: listed[i].kind != OutputKind.USER_OUTPUT)
+
+    def _results(self, returned: list[Any]) -> list[relax.Expr]:
+        """The tensors that the function returns; sizes become scalars."""
+        importer = self._importer
+        return [
+            value
+            if isinstance(value, relax.Expr)
+            else importer.dims.scalar(value, "int64", importer.emit)
+            for value in (returned[position] for position in self._order())
+        ]
+
+    def _outputs(self) -> tuple[list[TensorSpec], dict[str, str]]:
+        names = naming.output_names(self._program)
+        nodes = naming.returned(self._program)
+        specs: list[TensorSpec] = []
+        updates: dict[str, str] = {}
+        for position in self._order():
+            described = self._program.graph_signature.output_specs[position]
+            if described.kind == OutputKind.USER_OUTPUT:
+                name = next(names)
+            elif described.kind in {OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION}:
+                name = f"update:{described.target}"
+            else:
+                raise CaptureError(f"the program returns a {described.kind.name.lower()}")
+            if described.kind == OutputKind.BUFFER_MUTATION:
+                updates[name] = described.target
+            specs.append(self._spec(name, nodes[position].meta["val"]))
+        return specs, updates
+
+    def _spec(self, name: str, fake: Any) -> TensorSpec:
+        if not isinstance(fake, torch.Tensor):
+            return TensorSpec(name, "int64", ())
+        shape = tuple(self._importer.dims.text(sizes.plain(size)) for size in fake.shape)
+        return TensorSpec(name, dtype_name(fake.dtype), shape)

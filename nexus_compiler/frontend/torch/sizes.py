@@ -1,0 +1,168 @@
+"""Sizes: PyTorch's symbolic integers (SymPy expressions) as dimensions of Relax."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import sympy
+from tvm import relax, tirx
+
+from nexus_compiler.frontend.torch.values import R, tensor_constant
+from nexus_runtime.errors import CaptureError
+
+Size = Any
+"""An `int`, or a SymPy expression over the symbols that PyTorch gave to dynamic dimensions."""
+
+
+def plain(value: Any) -> Any:
+    """A SymInt, SymFloat or SymBool as a number or a SymPy expression; all else as it is."""
+    node = getattr(value, "node", None)
+    expr = node.expr if node is not None and hasattr(node, "expr") else value
+    if not isinstance(expr, sympy.Basic):
+        return value
+    return number(expr)
+
+
+def number(expr: sympy.Basic) -> Any:
+    """`expr` as a Python number where it is one."""
+    if isinstance(expr, sympy.Integer):
+        return int(expr)
+    if expr in {sympy.true, sympy.false}:
+        return bool(expr)
+    if isinstance(expr, sympy.Float | sympy.Rational):
+        return float(expr)
+    return expr
+
+
+def product(sizes: Iterable[Size]) -> Size:
+    """The product of `sizes`."""
+    result = math.prod(sizes)
+    return number(result) if isinstance(result, sympy.Basic) else result
+
+
+def is_symbolic(size: Size) -> bool:
+    """Whether `size` depends on the shapes of the inputs."""
+    return isinstance(size, sympy.Basic)
+
+
+def is_negative(size: Size) -> bool:
+    """Whether `size` is below 0 for every shape of the inputs; symbols are never negative."""
+    if not is_symbolic(size):
+        return size < 0
+    positive = {s: sympy.Symbol(s.name, integer=True, positive=True) for s in size.free_symbols}
+    return bool(size.xreplace(positive).is_negative)
+
+
+class Dims:
+    """The dynamic dimensions of one graph: each symbol's name and its TIR variable."""
+
+    def __init__(self) -> None:
+        self._variables: dict[sympy.Symbol, tirx.Var] = {}
+        self._names: dict[sympy.Symbol, str] = {}
+
+    def name(self, symbol: sympy.Symbol, name: str) -> None:
+        """Call `symbol` `name`, unless it has a name already or the name is taken."""
+        if symbol not in self._names and name not in self._names.values():
+            self._names[symbol] = name
+
+    def bind(self, shape: Iterable[Size]) -> None:
+        """Make known the symbols that are a dimension of an input."""
+        for size in shape:
+            if isinstance(size, sympy.Symbol) and size not in self._variables:
+                name = self._names.setdefault(size, size.name)
+                self._variables[size] = tirx.Var(name, "int64")
+
+    @property
+    def known(self) -> set[sympy.Symbol]:
+        """The symbols that are a dimension of an input."""
+        return set(self._variables)
+
+    def text(self, size: Size) -> int | str:
+        """`size` as signatures write it: an int, or a Python expression over dimension names."""
+        if not is_symbolic(size):
+            return int(size)
+        names = {s: sympy.Symbol(self._names.get(s, s.name)) for s in size.free_symbols}
+        return str(size.xreplace(names)).replace("FloorDiv", "floordiv")
+
+    def expression(self, size: Size) -> Any:
+        """`size` as a TIR expression (int64).
+
+        Raises:
+            CaptureError: it depends on data and not only on shapes, or cannot be written in TIR.
+        """
+        if not is_symbolic(size):
+            return tirx.IntImm("int64", int(size))
+        if isinstance(size, sympy.Integer):
+            return tirx.IntImm("int64", int(size))
+        if isinstance(size, sympy.Symbol):
+            if size not in self._variables:
+                raise CaptureError(
+                    f"the size '{size}' depends on data and not only on the shapes of the inputs",
+                    hint="avoid operators such as nonzero, unique, item and masks as indices",
+                )
+            return self._variables[size]
+        make = _TIR.get(type(size).__name__)
+        if make is None:
+            raise CaptureError(f"the size '{size}' cannot be computed: {type(size).__name__}")
+        return make(*map(self.expression, size.args))
+
+    def scalar(self, value: Any, dtype: str, emit: Callable[[Any], Any]) -> Any:
+        """A number, or an expression of sizes, as a scalar tensor of `dtype`."""
+        if not is_symbolic(value):
+            return tensor_constant(value, dtype)
+        if value.is_integer:
+            vector = emit(R.shape_to_tensor(relax.ShapeExpr([self.expression(value)])))
+            return emit(R.astype(emit(R.reshape(vector, [])), dtype))
+        make = _FLOATS.get(type(value).__name__)
+        if make is None:
+            raise CaptureError(f"the number '{value}' cannot be computed from sizes")
+        # In float64, as Python would.
+        parts = [self.scalar(number(part), "float64", emit) for part in value.args]
+        return emit(R.astype(emit(make(*parts)), dtype))
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    result = base
+    for _ in range(int(exponent) - 1):
+        result = result * base
+    return result
+
+
+def _fold(make: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    def folded(*parts: Any) -> Any:
+        result = parts[0]
+        for part in parts[1:]:
+            result = make(result, part)
+        return result
+
+    return folded
+
+
+_TIR: dict[str, Callable[..., Any]] = {
+    "Add": _fold(lambda a, b: a + b),
+    "Mul": _fold(lambda a, b: a * b),
+    "Pow": _power,
+    "PowByNatural": _power,
+    "FloorDiv": tirx.floordiv,
+    "CleanDiv": tirx.floordiv,
+    "CeilDiv": lambda a, b: tirx.floordiv(a + b - 1, b),
+    "Mod": tirx.floormod,
+    "PythonMod": tirx.floormod,
+    "ModularIndexing": lambda a, b, c: tirx.floormod(tirx.floordiv(a, b), c),
+    "Max": _fold(tirx.max),
+    "Min": _fold(tirx.min),
+    "Identity": lambda a: a,
+}
+_FLOATS: dict[str, Callable[..., Any]] = {
+    "Add": _fold(R.add),
+    "Mul": _fold(R.multiply),
+    "Pow": R.power,
+    "FloatPow": R.power,
+    "ToFloat": lambda a: a,
+    "IntTrueDiv": R.divide,
+    "FloatTrueDiv": R.divide,
+    "OpaqueUnaryFn_sqrt": R.sqrt,
+    "OpaqueUnaryFn_log": R.log,
+}

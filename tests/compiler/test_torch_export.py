@@ -1,0 +1,158 @@
+"""PyTorch models captured through torch.export compute what eager PyTorch does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from torch_models import MODELS, Encoder, eager, leaves, nn, resnet, torch
+
+import nexus_compiler
+import nexus_runtime
+from nexus_compiler import CapturedGraph
+from nexus_runtime.errors import CaptureError, UnsupportedOperator
+
+
+def run(graph: CapturedGraph, args: tuple[Any, ...], **more: Any) -> dict[str, np.ndarray]:
+    module = nexus_runtime.load(nexus_compiler.compile(graph))
+    names = [spec.name for spec in graph.signature.functions[0].inputs]
+    return module.run("main", {**dict(zip(names, map(np.asarray, leaves(args)))), **more})
+
+
+def compare(model: Any, graph: CapturedGraph, *batches: tuple[Any, ...], tol: float) -> None:
+    (entry,) = graph.signature.functions
+    module = nexus_runtime.load(nexus_compiler.compile(graph))
+    names = [spec.name for spec in entry.inputs]
+    for args in batches:
+        wanted, twin = eager(model, args)
+        found = module.run("main", dict(zip(names, map(np.asarray, leaves(args)))))
+        state = twin.state_dict()
+        pairs = [(found[name], state[target]) for name, target in entry.updates.items()]
+        plain = [value for name, value in found.items() if name not in entry.updates]
+        for ours, theirs in [*zip(plain, wanted, strict=True), *pairs]:
+            np.testing.assert_allclose(ours, np.asarray(theirs), rtol=tol, atol=tol)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_inference(name: str) -> None:
+    torch.manual_seed(0)
+    case = MODELS[name]
+    model, args = case.make().eval(), case.inputs(2)
+    shapes = case.dynamic_shapes()
+    graph = nexus_compiler.capture(model, args, dynamic_shapes=shapes)
+    assert graph.source.kind == "torch"
+    assert set(dict(model.named_parameters())) <= set(graph.params)
+    for spec, axes in zip(graph.signature.functions[0].inputs, case.axes):
+        assert {axis: spec.shape[axis] for axis in axes} == axes
+    compare(model, graph, args, case.inputs(3), tol=2e-5)
+
+
+def test_training_mode_returns_the_statistics() -> None:
+    torch.manual_seed(0)
+    model, args = resnet().train(), (torch.randn(4, 3, 32, 32),)
+    graph = nexus_compiler.capture(model, args)
+    (entry,) = graph.signature.functions
+    assert entry.outputs[0].name == "output"
+    assert entry.updates["update:1.running_mean"] == "1.running_mean"
+    assert len(entry.updates) == 3 * sum(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    compare(model, graph, args, tol=1e-4)
+
+
+def test_dropout_is_real_in_training_mode() -> None:
+    class Twice(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return nn.functional.dropout(x, 0.25), nn.functional.dropout(x, 0.25)
+
+    args = (torch.ones(64, 100),)
+    graph = nexus_compiler.capture(Twice(), args)
+    seeds = {"seed": np.uint32(7), "row": np.int64(0)}
+    first, second = run(graph, args, **seeds).values()
+    assert 0.22 < (first == 0).mean() < 0.28
+    assert np.unique(first).tolist() == [0, np.float32(1 / 0.75)]
+    assert (first != second).any()
+    again = run(graph, args, **seeds)
+    np.testing.assert_array_equal(first, again["output_0"])
+    other = run(graph, args, seed=np.uint32(8), row=np.int64(0))
+    assert (first != other["output_0"]).any()
+
+
+def test_a_part_of_a_batch_draws_its_own_rows() -> None:
+    torch.manual_seed(0)
+    model, shapes = nn.Dropout(0.5), ({0: torch.export.Dim("batch")},)
+    graph = nexus_compiler.capture(model, (torch.ones(4, 6),), dynamic_shapes=shapes)
+    whole = run(graph, (torch.ones(8, 6),), seed=np.uint32(3), row=np.int64(0))["output"]
+    half = run(graph, (torch.ones(3, 6),), seed=np.uint32(3), row=np.int64(5))["output"]
+    np.testing.assert_array_equal(whole[5:], half)
+
+
+def test_no_dropout_in_evaluation_mode() -> None:
+    graph = nexus_compiler.capture(Encoder(0.5).eval(), (torch.randint(0, 20, (2, 4)),))
+    assert [spec.name for spec in graph.signature.functions[0].inputs] == ["x"]
+
+
+def test_mutable_buffers_come_back() -> None:
+    class Counter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("total", torch.zeros(3))
+
+        def forward(self, x: Any) -> Any:
+            self.total.add_(x)
+            return self.total * 2
+
+    graph = nexus_compiler.capture(Counter(), (torch.ones(3),))
+    (entry,) = graph.signature.functions
+    assert entry.updates == {"update:total": "total"}
+    found = run(graph, (torch.full((3,), 5.0),))
+    np.testing.assert_array_equal(found["output"], [10, 10, 10])
+    np.testing.assert_array_equal(found["update:total"], [5, 5, 5])
+
+
+def test_outputs_have_the_names_of_a_dict() -> None:
+    class Named(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return {"twice": x * 2, "rows": [x + 1, x - 1]}
+
+    graph = nexus_compiler.capture(Named(), (torch.ones(3),))
+    names = [spec.name for spec in graph.signature.functions[0].outputs]
+    assert names == ["twice", "rows_0", "rows_1"]
+
+
+def test_unknown_operators_are_listed_together() -> None:
+    class Odd(nn.Module):
+        def forward(self, x: Any) -> Any:
+            y = torch.linalg.qr(x)[0] + torch.linalg.qr(x)[1]
+            return torch.special.bessel_j0(y)
+
+    with pytest.raises(UnsupportedOperator) as caught:
+        nexus_compiler.capture(Odd(), (torch.randn(3, 3),))
+    message = str(caught.value)
+    assert "2 operators" in message
+    assert "aten.linalg_qr.default (2 times" in message
+    assert "aten.special_bessel_j0.default (once" in message
+    assert "test_torch_export.py" in message
+
+
+def test_sizes_that_depend_on_data_are_refused() -> None:
+    class Masked(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x[x > 0]
+
+    with pytest.raises(CaptureError, match="nonzero|mask"):
+        nexus_compiler.capture(Masked(), (torch.randn(3),))
+
+
+def test_what_cannot_be_traced_is_an_error() -> None:
+    class Branch(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(CaptureError, match=r"torch\.export cannot trace Branch"):
+        nexus_compiler.capture(Branch(), (torch.randn(3),))
+
+
+def test_a_program_that_is_exported_already() -> None:
+    program = torch.export.export(nn.Linear(3, 2), (torch.ones(1, 3),))
+    graph = nexus_compiler.capture(program)
+    assert set(graph.params) == {"weight", "bias"}
