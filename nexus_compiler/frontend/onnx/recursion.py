@@ -62,7 +62,7 @@ def repeat(
     first = [relax.const(True, "bool") if going is None else going] if body.conditional else []
     arguments = [level, steps, zero, *first, *state, *recursion.captured(recursion.outer)]
     results = recursion.results
-    if not body.conditional and limit is not None and not isinstance(limit, relax.Expr):
+    if not body.conditional and limit is not None and not _is_tensor(limit):
         count = importer.sizes.maximum(limit, 0)
         rows = [replace(r, shape=(count, *r.shape[1:])) for r in body.rows]
         results = [*results[: len(results) - len(rows)], *rows]
@@ -72,10 +72,15 @@ def repeat(
     return found[carried : carried + len(state)], found[carried + len(state) :]
 
 
+def _is_tensor(limit: Limit) -> bool:
+    # The class does not tell: a symbolic size is a variable as well.
+    return isinstance(getattr(limit, "ty", None), relax.TensorType)
+
+
 def _steps(importer: Importer, limit: Limit) -> relax.Expr:
     if limit is None:
         return relax.const(np.iinfo(np.int64).max, "int64")
-    if isinstance(limit, relax.Expr):
+    if _is_tensor(limit):
         return importer.emit(R.reshape(limit, []))
     array = np.empty((), object)
     array[()] = limit

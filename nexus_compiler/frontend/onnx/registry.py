@@ -16,6 +16,7 @@ Handler = Callable[["Node"], Value | Sequence[Value]]
 
 FAMILIES = (
     "activation",
+    "attention",
     "columns",
     "constant",
     "control",
@@ -29,9 +30,12 @@ FAMILIES = (
     "normalize",
     "pool",
     "quantize",
+    "recurrent",
     "reduce",
     "regions",
     "resize",
+    "scan",
+    "sequence",
     "signal",
     "training",
     "vision",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tvm import IRModule, relax, tirx
-from tvm.ir import GlobalVar
+from tvm.ir import GlobalVar, PrimType
 
 from nexus_compiler.frontend.onnx.sizes import Size, expression
 from nexus_compiler.frontend.onnx.values import tensor_type
@@ -183,7 +183,8 @@ def close(
 ) -> Closure:
     """A private function of `params`, and of whatever else occurs in `body`."""
     kind = relax.TupleType([item.type() for item in results])
-    outer = list(relax.analysis.free_vars(relax.Function(list(params), body, kind)))
+    free = relax.analysis.free_vars(relax.Function(list(params), body, kind))
+    outer = [v for v in free if not isinstance(v.ty, PrimType)]  # symbolic sizes follow below
     inner = [relax.Var(str(v.name), v.ty) for v in outer]
     whole = relax.Function([*params, *outer], body, kind).bind_params(dict(zip(outer, inner)))
     own = [*params, *inner]
