@@ -33,7 +33,7 @@ def _strided_slice(site: Site) -> Sequence[relax.Expr | None]:
         length = shape[axis]
         if not isinstance(length, int) or stride < 1:
             raise UnsupportedOperator(
-                f"the gradient of a slice needs a fixed dimension and a stride from 1 on: {site.call}"
+                f"the gradient of a slice needs a fixed length and a stride above 0: {site.call}"
             )
         start = min(max(begin + length if begin < 0 else begin, 0), length)
         count = dims(adjoint)[axis]
