@@ -1,126 +1,103 @@
-"""Quantised operators, spelled out in ordinary arithmetic."""
+"""Quantising and what it undoes, spelled out in ordinary arithmetic."""
 
 from __future__ import annotations
 
-import numpy as np
+import ml_dtypes
 from tvm import relax
 
-from nexus_compiler.frontend.onnx import windows
-from nexus_compiler.frontend.onnx.conv import CONV, kernel_of
+from nexus_compiler.frontend.onnx import narrow
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.registry import op
-from nexus_compiler.frontend.onnx.values import R, Value, element_type, is_float
+from nexus_compiler.frontend.onnx.values import R, Value, element_type, is_float, numpy_dtype
+from nexus_runtime.errors import ShapeError
+from nexus_runtime.tensors import BITS
+
+MICROSOFT = "com.microsoft"
 
 
+@op("QuantizeLinear", domain=MICROSOFT)
 @op("QuantizeLinear")
 def quantize(node: Node) -> Value:
     """round(x / scale) + zero point, limited to the type."""
     x, scale = node.tensor(0), node.tensor(1)
-    number = node.attr("output_dtype", 0)
-    zero = node.tensor(2) if node.has(2) else None
-    dtype = node.dtype(zero) if zero is not None else "uint8"
-    dtype = element_type(number, str(node)) if number else dtype
-    node.ignore("saturate")  # for float8 only
-    if node.attr("precision", 0) not in {0, 1} or node.attr("block_size", 0):
-        raise node.refuse("blocks and a precision other than float32 are not handled")
-    axis = _axis(node, x, scale)
-    return _quantized(node, x, _spread(node, scale, x, axis), _spread(node, zero, x, axis), dtype)
+    number, precision = node.attr("output_dtype", 0), node.attr("precision", 0)
+    dtype = node.dtype(2) if node.has(2) else "uint8"
+    dtype = element_type(number, str(node)) if number and not node.has(2) else dtype
+    wide = element_type(precision, str(node)) if precision else _wider(node, x, scale)
+    saturate = bool(node.attr("saturate", 1))  # for float8 only
+    spread = _Spread(node, x, scale)
+    ratio = R.divide(R.astype(x, wide), R.astype(spread(scale), wide))
+    ratio = node.emit(R.astype(ratio, "float32"))
+    if is_float(dtype):
+        if node.has(2):
+            node.value(2)  # the specification asks for 0
+        return node.importer.labelled(narrow.encode(node, ratio, dtype, saturate=saturate), dtype)
+    zero = spread(whole(node, 2)) if node.has(2) else None
+    return rounded(node, ratio, zero, dtype)
 
 
+@op("DequantizeLinear", domain=MICROSOFT)
 @op("DequantizeLinear")
 def dequantize(node: Node) -> Value:
     """(x - zero point) * scale."""
-    x, scale = node.tensor(0), node.tensor(1)
-    if node.attr("block_size", 0) or node.attr("output_dtype", 0):
-        raise node.refuse("blocks and an output type of its own are not handled")
-    zero = node.tensor(2) if node.has(2) else None
-    axis = _axis(node, x, scale)
-    scale, zero = _spread(node, scale, x, axis), _spread(node, zero, x, axis)
-    return _dequantized(node, x, scale, zero)
+    x, scale = whole(node, 0), node.tensor(1)
+    number = node.attr("output_dtype", 0)
+    dtype = element_type(number, str(node)) if number else node.dtype(scale)
+    spread = _Spread(node, x, scale)
+    if node.has(2):
+        x = node.emit(R.subtract(x, spread(whole(node, 2))))
+    wide = "float64" if node.dtype(scale) == "float64" else "float32"
+    product = R.multiply(R.astype(x, wide), R.astype(spread(scale), wide))
+    return R.astype(product, dtype) if dtype != wide else product
 
 
-def _axis(node: Node, x: relax.Expr, scale: relax.Expr) -> int:
-    """The axis that the scales run along; without effect where there is but one."""
-    axis = node.attr("axis", 1)
-    return node.axis(node.rank(x), axis) if node.rank(scale) == 1 and node.rank(x) else 0
+def _wider(node: Node, x: relax.Expr, scale: relax.Expr) -> str:
+    """The type that holds both; whole numbers are divided in the type of the scale."""
+    own, other = node.dtype(x), node.dtype(scale)
+    return own if own == other and is_float(own) else "float32"
 
 
-def _spread(node: Node, value: relax.Expr | None, x: relax.Expr, axis: int) -> relax.Expr | None:
-    """A scale or zero point in a shape that broadcasts along `axis` of `x`."""
-    if value is None or node.rank(value) == 0:
-        return value
-    after = node.rank(x) - axis - 1
-    return node.emit(R.reshape(value, [*node.shape(value), *[1] * after])) if after > 0 else value
+class _Spread:
+    """Brings scales and zero points of one node into shapes that broadcast against its `x`."""
+
+    def __init__(self, node: Node, x: relax.Expr, scale: relax.Expr) -> None:
+        self.node, self.shape, self.block = node, node.shape(x), node.attr("block_size", 0)
+        rank, axis = len(self.shape), node.attr("axis", 1)
+        # Without effect where there is but one scale.
+        self.axis = node.axis(rank, axis) if node.rank(scale) and rank else 0
+
+    def __call__(self, value: relax.Expr) -> relax.Expr:
+        node, rank = self.node, self.node.rank(value)
+        if rank == 0:
+            return value
+        if self.block:
+            repeated = node.emit(R.repeat(value, self.block, self.axis))
+            size = self.shape[self.axis]
+            if node.sizes.equal(node.shape(repeated)[self.axis], size):
+                return repeated
+            return node.emit(R.strided_slice(repeated, [self.axis], [0], [size], [1]))
+        if rank > 1:
+            raise ShapeError(f"{node} has scales of {rank} dimensions, but no block_size")
+        after = len(self.shape) - self.axis - 1
+        return node.emit(R.reshape(value, [*node.shape(value), *[1] * after])) if after else value
 
 
-def _quantized(
-    node: Node, x: relax.Expr, scale: relax.Expr | None, zero: relax.Expr | None, dtype: str
-) -> relax.Expr:
-    if is_float(dtype):
-        raise node.refuse(f"it quantises to {dtype}")
-    limits = np.iinfo(dtype)
-    steps = R.round(R.divide(R.astype(x, "float32"), R.astype(scale, "float32")))
+def whole(node: Node, index: int) -> relax.Expr:
+    """A quantised input as int32, or as float32 where its type is a float."""
+    dtype = node.dtype(index)
+    if dtype in BITS:
+        return narrow.decode(node, node.bits(index), dtype)
+    return node.emit(R.astype(node.tensor(index), "int32"))
+
+
+def rounded(node: Node, x: relax.Expr, zero: relax.Expr | None, dtype: str) -> relax.Expr:
+    """float32 `x` rounded, half to even, moved by `zero`, and limited to the range of `dtype`."""
+    limits = ml_dtypes.iinfo(numpy_dtype(dtype))
+    steps = R.round(x)
     if zero is not None:
         steps = R.add(steps, R.astype(zero, "float32"))
-    low, high = node.scalar(limits.min, "float32"), node.scalar(limits.max, "float32")
-    return R.astype(R.minimum(R.maximum(steps, low), high), dtype)
-
-
-def _dequantized(
-    node: Node, x: relax.Expr, scale: relax.Expr | None, zero: relax.Expr | None
-) -> relax.Expr:
-    shifted = R.astype(x, "int32")
-    if zero is not None:
-        shifted = R.subtract(shifted, R.astype(zero, "int32"))
-    assert scale is not None
-    return node.emit(R.multiply(R.astype(shifted, node.dtype(scale)), scale))
-
-
-def _centred(node: Node, index: int, zero: int, rows: bool = False) -> relax.Expr:
-    """An integer input less its zero point, as int32."""
-    x = R.astype(node.tensor(index), "int32")
-    if not node.has(zero):
-        return node.emit(x)
-    point = R.astype(node.tensor(zero), "int32")
-    if rows and node.rank(zero) == 1 and node.shape(zero) != [1]:
-        point = R.expand_dims(point, [1])
-    return node.emit(R.subtract(x, point))
-
-
-@op("MatMulInteger")
-def matmul_integer(node: Node) -> Value:
-    """A matrix product of integers, in int32."""
-    return R.matmul(_centred(node, 0, 2, rows=True), _centred(node, 1, 3))
-
-
-@op("ConvInteger")
-def conv_integer(node: Node) -> Value:
-    """A convolution of integers, in int32."""
-    if node.has(3) and node.rank(3):
-        raise node.refuse("zero points per channel are not handled")
-    return _convolved(node, _centred(node, 0, 2), _centred(node, 1, 3))
-
-
-def _convolved(node: Node, x: relax.Expr, weight: relax.Expr) -> relax.Expr:
-    kernel = kernel_of(node, weight)
-    window = windows.read(node, kernel, node.shape(x)[2:])
-    result = CONV[len(kernel)](
-        x,
-        weight,
-        strides=window.strides,
-        padding=window.pads,
-        dilation=window.dilations,
-        groups=node.attr("group"),
-    )
-    return node.emit(result)
-
-
-@op("QLinearMatMul")
-def qlinear_matmul(node: Node) -> Value:
-    """A matrix product between quantised tensors."""
-    left = _dequantized(node, node.tensor(0), node.tensor(1), node.tensor(2))
-    right = _dequantized(node, node.tensor(3), node.tensor(4), node.tensor(5))
-    if any(node.shape(i) not in ([], [1]) for i in (1, 4)):
-        raise node.refuse("scales per row or column are not handled")
-    zero = node.tensor(7)
-    return _quantized(node, R.matmul(left, right), node.tensor(6), zero, node.dtype(zero))
+    low, high = (node.scalar(int(limit), "float32") for limit in (limits.min, limits.max))
+    result = node.emit(R.minimum(R.maximum(steps, low), high))
+    if dtype in BITS:
+        return node.importer.labelled(narrow.encode(node, result, dtype), dtype)
+    return node.emit(R.astype(result, dtype))

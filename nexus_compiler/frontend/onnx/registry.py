@@ -29,6 +29,7 @@ FAMILIES = (
     "movement",
     "normalize",
     "pool",
+    "qlinear",
     "quantize",
     "recurrent",
     "reduce",
