@@ -10,7 +10,7 @@ import numpy as np
 from nexus_compiler.define_by_run import tree
 from nexus_compiler.define_by_run.engine import engine
 from nexus_compiler.frontend.tracing import dtypes, recorder
-from nexus_compiler.frontend.tracing.array import Array, node_of, record
+from nexus_compiler.frontend.tracing.array import Array, array_of, node_of, record
 from nexus_compiler.frontend.tracing.functions import asarray, ones, reductions
 from nexus_compiler.frontend.tracing.nodes import Graph, Node
 from nexus_compiler.frontend.tracing.recorder import Cut
@@ -139,7 +139,7 @@ def _weighted(reached: Sequence[tuple[Node, Array | None]], copies: dict[Node, N
     """The sum of all outputs, each weighted with its adjoint."""
     loss: Array | None = None
     for node, adjoint in reached:
-        output = Array(copies[node])
+        output = array_of(copies[node])
         part = output if adjoint is None else reductions.sum(output * adjoint)
         loss = part if loss is None else loss + part
     assert loss is not None

@@ -281,6 +281,12 @@ def node_of(value: Any, *, what: str = "argument") -> Node:
     return value.node
 
 
+def array_of(node: Node) -> Array:
+    """The array that stands for a node: the one that the user holds, where there is one."""
+    held = node.handle
+    return Array(node) if held is None else held
+
+
 def record(
     op: str,
     inputs: tuple[Node, ...],

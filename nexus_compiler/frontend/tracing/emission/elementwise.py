@@ -100,28 +100,36 @@ def _sign(it: Operation) -> Any:
     return op.where(it.emit(op.isnan(it.x)), it.x, sign) if it.kind == "f" else sign
 
 
+def _series(it: Operation, x: Any, factors: list[float]) -> Any:
+    """factors[0] + factors[1] x + factors[2] x^2 + ..."""
+    found = it.number(factors[-1])
+    for factor in reversed(factors[:-1]):
+        found = it.emit(op.add(it.number(factor), it.emit(op.multiply(x, found))))
+    return found
+
+
+def _near(it: Operation, limit: float) -> tuple[Any, Any]:
+    """Whether |x| is below `limit`, and x where it is, else 0: a series is only taken there."""
+    near = it.emit(op.less(it.emit(op.abs(it.x)), it.number(limit)))
+    return near, it.emit(op.where(near, it.x, it.number(0)))
+
+
 @emitter("log1p")
 def _log1p(it: Operation) -> Any:
-    # W. Kahan's: the error of 1 + x cancels in the quotient.
-    above = it.emit(op.add(it.x, it.number(1)))
-    excess = it.emit(op.subtract(above, it.number(1)))
-    exact = it.emit(op.equal(excess, it.number(0)))
-    infinite = it.emit(op.isinf(it.x))
-    quotient = it.emit(op.divide(it.x, it.emit(op.where(exact, it.number(1), excess))))
-    log = it.emit(op.log(above))
-    scaled = it.emit(op.where(infinite, log, it.emit(op.multiply(log, quotient))))
-    return op.where(exact, it.x, scaled)
+    # 2 artanh(z) with z = x / (2 + x), near 0: unlike W. Kahan's quotient it has a gradient too.
+    near, x = _near(it, 0.25)
+    z = it.emit(op.divide(x, it.emit(op.add(x, it.number(2)))))
+    factors = [2 / (2 * term + 1) for term in range(11)]
+    small = it.emit(op.multiply(z, _series(it, it.emit(op.multiply(z, z)), factors)))
+    return op.where(near, small, it.emit(op.log(it.emit(op.add(it.x, it.number(1))))))
 
 
 @emitter("expm1")
 def _expm1(it: Operation) -> Any:
-    # exp(x) - 1 = 2 sinh(x/2) exp(x/2); for small x the first terms of the series.
-    series = it.emit(op.add(it.number(1 / 24), it.emit(op.multiply(it.x, it.number(1 / 120)))))
-    for factor in (1 / 6, 1 / 2, 1.0):
-        series = it.emit(op.add(it.number(factor), it.emit(op.multiply(it.x, series))))
-    small = it.emit(op.less(it.emit(op.abs(it.x)), it.number(1e-2)))
-    near = it.emit(op.multiply(it.x, series))
-    return op.where(small, near, it.emit(op.subtract(it.emit(op.exp(it.x)), it.number(1))))
+    near, x = _near(it, 0.5)
+    factors = [1 / math.factorial(term) for term in range(1, 17)]
+    small = it.emit(op.multiply(x, _series(it, x, factors)))
+    return op.where(near, small, it.emit(op.subtract(it.emit(op.exp(it.x)), it.number(1))))
 
 
 def _odd(it: Operation, magnitude: Any) -> Any:
@@ -160,11 +168,11 @@ def _atanh(it: Operation) -> Any:
 @emitter("sinh")
 def _sinh(it: Operation) -> Any:
     a = it.emit(op.abs(it.x))
-    e = _of(it, "expm1", a)
+    large = it.emit(op.greater(a, it.number(20)))
+    e = _of(it, "expm1", it.emit(op.where(large, it.number(1), a)))
     near = it.emit(op.add(e, it.emit(op.divide(e, it.emit(op.add(e, it.number(1)))))))
     half = it.emit(op.exp(it.emit(op.multiply(a, it.number(0.5)))))
     far = it.emit(op.multiply(it.emit(op.multiply(half, it.number(0.5))), half))
-    large = it.emit(op.greater(a, it.number(20)))
     return _odd(it, it.emit(op.where(large, far, it.emit(op.multiply(near, it.number(0.5))))))
 
 

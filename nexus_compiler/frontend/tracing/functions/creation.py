@@ -54,7 +54,7 @@ def asarray(
             return record("identity", (node_of(obj),), obj.shape, obj.dtype) if copy else obj
         if copy is False:
             raise ValueError(f"from {obj.dtype} to {wanted} needs a copy")
-        return Array(convert(node_of(obj), dtypes.known(wanted)))
+        return array_of(convert(node_of(obj), dtypes.known(wanted)))
     if isinstance(obj, np.ndarray) or hasattr(obj, "__dlpack__"):
         return _adopt(tensors.as_numpy(obj, name="obj"), wanted, copy)
     if copy is False:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nexus_compiler.frontend.tracing.array import Array, node_of, record
+from nexus_compiler.frontend.tracing.array import Array, array_of, node_of, record
 from nexus_compiler.frontend.tracing.functions.operands import (
     Operand,
     binary,
@@ -53,7 +53,7 @@ subtract = binary("subtract", "numeric")
 multiply = binary("multiply", "numeric")
 floor_divide = binary("floor_divide", "numeric")
 remainder = binary("remainder", "numeric")
-pow = binary("pow", "numeric")
+_power = binary("pow", "numeric")
 maximum = binary("maximum", "numeric")
 minimum = binary("minimum", "numeric")
 divide = binary("divide", "real floating")
@@ -77,6 +77,17 @@ equal = binary("equal", "bool", "numeric", test=True)
 not_equal = binary("not_equal", "bool", "numeric", test=True)
 
 
+def pow(x1: Operand, x2: Operand, /) -> Array:
+    """`x1` to the power `x2`; small integer exponents become products."""
+    if isinstance(x1, Array) and isinstance(x2, int | float) and x2 in (1, 2, 3, 4):
+        operands("pow", x1, x2)
+        if x2 == 1:
+            return positive(x1)
+        square = multiply(x1, x1)
+        return square if x2 == 2 else multiply(square, x1 if x2 == 3 else square)
+    return _power(x1, x2)
+
+
 def where(condition: Array, x1: Operand, x2: Operand, /) -> Array:
     """`x1` where the condition holds, else `x2`."""
     test = node_of(condition, what="the condition of where")
@@ -93,7 +104,7 @@ def clip(x: Array, /, min: Operand | None = None, max: Operand | None = None) ->
     found = x
     for bound, function in ((min, maximum), (max, minimum)):
         if isinstance(bound, Array):
-            found = function(found, Array(convert(node_of(bound), node.dtype)))
+            found = function(found, array_of(convert(node_of(bound), node.dtype)))
         elif bound is not None:
             found = function(found, bound)
     return positive(found)

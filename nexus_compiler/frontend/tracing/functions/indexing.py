@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nexus_compiler.frontend.tracing import recorder, shapes
-from nexus_compiler.frontend.tracing.array import Array, known, literal, node_of, record
+from nexus_compiler.frontend.tracing.array import Array, array_of, known, literal, node_of, record
 from nexus_compiler.frontend.tracing.functions import elementwise, manipulation
 from nexus_compiler.frontend.tracing.functions.operands import check, convert, fitting
 
@@ -42,7 +42,7 @@ def _taken(x: Array, indices: Array, along: int) -> Array:
 
 
 def _counted(indices: Array, size: int) -> Array:
-    wide = Array(convert(node_of(indices), _INT64))
+    wide = array_of(convert(node_of(indices), _INT64))
     return elementwise.where(wide < 0, wide + size, wide) if indices.dtype.kind == "i" else wide
 
 

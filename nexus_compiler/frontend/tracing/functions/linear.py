@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nexus_compiler.frontend.tracing import dtypes, shapes
-from nexus_compiler.frontend.tracing.array import Array, node_of, record
+from nexus_compiler.frontend.tracing.array import Array, array_of, node_of, record
 from nexus_compiler.frontend.tracing.functions import creation, manipulation, reductions
 from nexus_compiler.frontend.tracing.functions.operands import check, convert, fitting
 from nexus_compiler.frontend.tracing.nodes import Shape
@@ -17,7 +17,7 @@ def _pair(name: str, x1: Array, x2: Array) -> tuple[Array, Array]:
     dtype = dtypes.promote(first.dtype, second.dtype)
     check(name, dtype, ("numeric",))
     return tuple(  # type: ignore[return-value]
-        x if x.dtype == dtype else Array(convert(node, dtype))
+        x if x.dtype == dtype else array_of(convert(node, dtype))
         for x, node in ((x1, first), (x2, second))
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nexus_compiler.frontend.tracing import dtypes, shapes
-from nexus_compiler.frontend.tracing.array import Array, literal, node_of, record
+from nexus_compiler.frontend.tracing.array import Array, array_of, literal, node_of, record
 from nexus_compiler.frontend.tracing.functions.operands import convert, fitting
 from nexus_compiler.frontend.tracing.nodes import Shape
 from nexus_compiler.frontend.tracing.shapes import BroadcastError
@@ -64,7 +64,7 @@ def concat(arrays: Sequence[Array], /, *, axis: int | None = 0) -> Array:
     shape = list(parts[0].shape)
     shape[along] = sum(one.shape[along] for one in parts)
     if len(nodes) == 1:
-        return Array(nodes[0]) if nodes[0].handle is None else nodes[0].handle
+        return array_of(nodes[0])
     return record("concat", nodes, tuple(shape), dtype, attrs=(along,))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nexus_compiler.frontend.tracing import dtypes, shapes
-from nexus_compiler.frontend.tracing.array import Array, literal, node_of, record
+from nexus_compiler.frontend.tracing.array import Array, array_of, literal, node_of, record
 from nexus_compiler.frontend.tracing.functions import creation, elementwise
 from nexus_compiler.frontend.tracing.functions.operands import check, convert
 
@@ -39,7 +39,7 @@ def _summed(name: str, x: Array, axis: Axes, dtype: Any, keepdims: bool, empty: 
     node = node_of(x)
     check(name, node.dtype, ("numeric",))
     wanted = _accumulator(node.dtype) if dtype is None else dtypes.known(dtype)
-    return _reduce(name, Array(convert(node, wanted)), axis, keepdims, wanted, empty)
+    return _reduce(name, array_of(convert(node, wanted)), axis, keepdims, wanted, empty)
 
 
 def _accumulator(dtype: np.dtype) -> np.dtype:
@@ -108,7 +108,7 @@ def any(x: Array, /, *, axis: Axes = None, keepdims: bool = False) -> Array:
 
 def count_nonzero(x: Array, /, *, axis: Axes = None, keepdims: bool = False) -> Array:
     """How many elements are not zero."""
-    flags = Array(convert(convert(node_of(x), dtypes.BOOL), np.dtype("int64")))
+    flags = array_of(convert(convert(node_of(x), dtypes.BOOL), np.dtype("int64")))
     return sum(flags, axis=axis, keepdims=keepdims)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nexus_compiler.frontend.tracing.array import Array, literal, node_of
+from nexus_compiler.frontend.tracing.array import Array, array_of, literal, node_of, record
 from nexus_compiler.frontend.tracing.functions import creation, elementwise, manipulation
 from nexus_compiler.frontend.tracing.functions.indexing import expand_key, take
 from nexus_compiler.frontend.tracing.functions.operands import convert, fitting
@@ -25,7 +25,7 @@ def setitem(x: Array, key: Any, value: Any) -> None:
     if not isinstance(value, Array):
         value = creation.full((), value, dtype=x.dtype)
     elif (node := node_of(value)).dtype != x.dtype:
-        value = Array(convert(node, x.dtype))
+        value = array_of(convert(node, x.dtype))
     if isinstance(key, Array) and key.dtype.kind == "b":
         found = _masked(x, key, value)
     else:
@@ -62,7 +62,7 @@ def _sliced(x: Array, key: Any, value: Array) -> Array:
         line = literal(inside.reshape([-1 if one == axis else 1 for one in range(x.ndim)]))
         mask = line if mask is None else mask & line
     if mask is None:
-        return value
+        return record("identity", (node_of(value),), x.shape, x.dtype)
     return elementwise.where(mask, spread, x)
 
 
