@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from tvm import IRModule, relax
+import tvm
+from tvm import IRModule, relax, te, tirx
 
 from nexus_compiler.passes.base import Pass
 
@@ -16,7 +18,95 @@ class Legalize(Pass):
 
     name: ClassVar[str] = "legalize"
     leaves: ClassVar[str] = "lowered"
+    identities: str = "infinite"
 
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite the module; equal calls share a kernel."""
-        return relax.transform.LegalizeOps()(module)
+        kernels = {
+            "relax.max": _extreme("relax.max", tirx.max, -1),
+            "relax.min": _extreme("relax.min", tirx.min, 1),
+            "relax.argmax": _place("relax.argmax", lambda a, b: a > b, -1),
+            "relax.argmin": _place("relax.argmin", lambda a, b: a < b, 1),
+        }
+        return relax.transform.LegalizeOps(kernels)(module)
+
+
+# TVM's own searches start from the largest finite number: of nothing but infinities they return
+# what is not there. These start from infinity.
+
+Legalization = Callable[[relax.BlockBuilder, Any], Any]
+
+
+def _is_float(call: Any) -> bool:
+    return "float" in str(call.args[0].ty.dtype.dtype)
+
+
+def _default(name: str) -> Any:
+    return tvm.ir.Op.get(name).get_attr("FLegalize")
+
+
+def _extreme(name: str, combine: Callable[..., Any], sign: int) -> Legalization:
+    infinity = float("inf") * sign
+    reducer = te.comm_reducer(lambda a, b: combine(a, b), lambda kind: tirx.const(infinity, kind))
+
+    def kernel(x: Any, axis: Any, keepdims: bool) -> Any:
+        def element(full: list[Any], reduced: list[Any]) -> Any:
+            return reducer(x(*full), axis=reduced)
+
+        return _over(x, axis, keepdims, element)
+
+    def legalize(builder: relax.BlockBuilder, call: Any) -> Any:
+        if not _is_float(call):
+            return _default(name)(builder, call)
+        return builder.call_te(kernel, call.args[0], call.attrs.axis, bool(call.attrs.keepdims))
+
+    return legalize
+
+
+def _place(name: str, better: Callable[[Any, Any], Any], sign: int) -> Legalization:
+    infinity = float("inf") * sign
+
+    def combine(a: Any, b: Any) -> tuple[Any, Any]:
+        # Of equal elements the first; the start is behind all of them.
+        wins = tirx.Or(better(a[1], b[1]), tirx.And(a[1] == b[1], a[0] < b[0]))
+        return tirx.Select(wins, a[0], b[0]), tirx.Select(wins, a[1], b[1])
+
+    def start(place: Any, kind: Any) -> tuple[Any, Any]:
+        return tirx.max_value(place), tirx.const(infinity, kind)
+
+    reducer = te.comm_reducer(combine, start)
+
+    def kernel(x: Any, axis: Any, keepdims: bool) -> Any:
+        def element(full: list[Any], reduced: list[Any]) -> Any:
+            return reducer((reduced[0].var, x(*full)), axis=reduced)
+
+        pair = _over(x, axis, keepdims, element)
+        return te.compute(pair[0].shape, lambda *i: pair[0](*i).astype("int64"), name="place")
+
+    def legalize(builder: relax.BlockBuilder, call: Any) -> Any:
+        axis = call.attrs.axis
+        if not _is_float(call) or axis is None:
+            return _default(name)(builder, call)
+        return builder.call_te(kernel, call.args[0], [axis], bool(call.attrs.keepdims))
+
+    return legalize
+
+
+def _over(x: Any, axis: Any, keepdims: bool, element: Callable[..., Any]) -> Any:
+    """Reduce `x` over the axes `axis`, all for None."""
+    rank = len(x.shape)
+    axes = sorted(int(a) % rank for a in (range(rank) if axis is None else axis))
+    reduced = {a: te.reduce_axis((0, x.shape[a]), name=f"k{a}") for a in axes}
+    if keepdims:
+        shape = [1 if a in reduced else size for a, size in enumerate(x.shape)]
+        kept = list(range(rank))
+    else:
+        kept = [a for a in range(rank) if a not in reduced]
+        shape = [x.shape[a] for a in kept]
+
+    def compute(*places: Any) -> Any:
+        own = dict(zip(kept, places))
+        full = [reduced[a].var if a in reduced else own[a] for a in range(rank)]
+        return element(full, list(reduced.values()))
+
+    return te.compute(shape, compute, name="reduced")

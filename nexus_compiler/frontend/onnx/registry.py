@@ -22,8 +22,10 @@ FAMILIES = (
     "control",
     "conv",
     "determinant",
+    "dynamic",
     "elementwise",
     "index",
+    "late",
     "losses",
     "matmul",
     "movement",
@@ -38,11 +40,13 @@ FAMILIES = (
     "scan",
     "sequence",
     "signal",
+    "suppression",
     "training",
     "vision",
 )
 
 _HANDLERS: dict[tuple[str, str], Handler] = {}
+_AT_RUN_TIME: dict[tuple[str, str], Handler] = {}
 
 
 def op(*names: str, domain: str = "") -> Callable[[Handler], Handler]:
@@ -54,6 +58,23 @@ def op(*names: str, domain: str = "") -> Callable[[Handler], Handler]:
         return handler
 
     return register
+
+
+def late(*names: str, domain: str = "") -> Callable[[Handler], Handler]:
+    """Decorator: as `op`, for nodes whose ordinary handler lacks a constant (`NeedsConstant`)."""
+
+    def register(handler: Handler) -> Handler:
+        for name in names:
+            _AT_RUN_TIME[domain, name] = handler
+        return handler
+
+    return register
+
+
+def at_run_time() -> dict[tuple[str, str], Handler]:
+    """The handlers that take sizes which only a run tells, by (domain, operator)."""
+    handlers()
+    return _AT_RUN_TIME
 
 
 @cache
