@@ -8,14 +8,12 @@ from typing import Any
 from tvm import relax
 
 from nexus_compiler.frontend.torch import sizes, windows
-from nexus_compiler.frontend.torch.movement import pad
+from nexus_compiler.frontend.torch.border import pad
 from nexus_compiler.frontend.torch.node import Node
 from nexus_compiler.frontend.torch.registry import op
 from nexus_compiler.frontend.torch.sizes import Size
 from nexus_compiler.frontend.torch.values import R
 from nexus_compiler.frontend.torch.windows import Window
-
-_CONV = {1: R.nn.conv1d, 2: R.nn.conv2d, 3: R.nn.conv3d}
 
 
 @op("convolution", "convolution_overrideable")
@@ -36,10 +34,19 @@ def convolution(node: Node) -> Any:
 
 
 def _conv(node: Node, x: Any, weight: Any, spec: Window, groups: int) -> relax.Var:
-    make = _CONV[spec.rank]
+    if spec.rank == 1:
+        return _as_image(node, x, weight, spec, groups)
+    make = R.nn.conv2d if spec.rank == 2 else R.nn.conv3d
     return node.emit(
         make(x, weight, spec.stride, (*spec.padding, *spec.padding), spec.dilation, groups)
     )
+
+
+def _as_image(node: Node, x: Any, weight: Any, spec: Window, groups: int) -> relax.Var:
+    """A convolution over one axis as one over images of height 1: these have fast kernels."""
+    image, kernel = (node.emit(R.expand_dims(one, [2])) for one in (x, weight))
+    flat = Window((1, *spec.kernel), (1, *spec.stride), (0, *spec.padding), (1, *spec.dilation))
+    return node.emit(R.squeeze(_conv(node, image, kernel, flat, groups), [2]))
 
 
 def spread_conv(

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from nexus_compiler.frontend.torch import composites
+
 # Composite operators that the handlers take whole: their parts would be slower or less exact.
 KEPT = (
     "_unsafe_view",
@@ -63,4 +65,4 @@ def table() -> dict[Any, Callable[..., Any]]:
         schema = target._schema
         if schema.name.removeprefix("aten::") in KEPT:
             del found[target]
-    return found
+    return {**found, **composites.TABLE}

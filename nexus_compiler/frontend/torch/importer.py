@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import sympy
 import torch
 from tvm import relax, tirx
 from tvm.sym import Analyzer
@@ -55,6 +56,13 @@ class Importer:
         dims: Any = [self.dims.expression(size) for size in shape]
         variable = relax.Var(_identifier(spec_name), relax.TensorType(dims, dtype))
         return variable, TensorSpec(spec_name, dtype, tuple(map(self.dims.text, shape)))
+
+    def length(self, name: str, symbol: sympy.Symbol) -> tuple[relax.Var, TensorSpec]:
+        """An input that only carries the size `symbol`: a vector of that length."""
+        self.dims.bind([symbol])
+        dims: Any = [self.dims.expression(symbol)]
+        spec = TensorSpec(name, "bool", (self.dims.text(symbol),))
+        return relax.Var(_identifier(name), relax.TensorType(dims, "bool")), spec
 
     def build(
         self,

@@ -116,6 +116,7 @@ class Node:
         """A tensor or a number as a tensor of `dtype`."""
         if not isinstance(value, relax.Expr):
             return self.scalar(value, dtype)
+        value = self.emit(value) if isinstance(value, relax.Call) else value
         own = dtype_of(value)
         if own == dtype:
             return value

@@ -16,6 +16,7 @@ Handler = Callable[["Node"], Any]
 FAMILIES = (
     "activation",
     "attention",
+    "border",
     "convolution",
     "creation",
     "elementwise",
@@ -27,6 +28,7 @@ FAMILIES = (
     "random",
     "reduce",
     "resize",
+    "slicing",
     "sorting",
 )
 

@@ -10,7 +10,7 @@ from typing import Any
 from tvm import relax
 
 from nexus_compiler.frontend.torch import sizes
-from nexus_compiler.frontend.torch.movement import pad
+from nexus_compiler.frontend.torch.border import pad
 from nexus_compiler.frontend.torch.node import Node
 from nexus_compiler.frontend.torch.sizes import Size
 from nexus_compiler.frontend.torch.values import R

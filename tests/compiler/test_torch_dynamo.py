@@ -1,0 +1,184 @@
+"""torch.compile(backend="nexus"): results, gradients, state, dynamic shapes, and what it tells."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from torch_models import MODELS, F, leaves, torch
+
+from nexus_compiler import dynamo
+from nexus_runtime.errors import UserError
+
+# PyTorch's tracing uses what PyTorch itself deprecates, and warns of the numbers of its threads.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning:torch.*"),
+    pytest.mark.filterwarnings("ignore:The tensor attributes"),
+]
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    torch._dynamo.reset()
+    dynamo.reset()
+    torch.manual_seed(0)
+    yield
+    torch._dynamo.reset()
+
+
+def step(model: Any, args: tuple[Any, ...]) -> list[Any]:
+    """One forward and backward; the outputs."""
+    outputs = leaves(model(*args))
+    sum(one.square().mean() for one in outputs).backward()
+    return [one.detach() for one in outputs]
+
+
+def compare_training(model: Any, args: tuple[Any, ...], *, tol: float = 2e-5) -> None:
+    twin = copy.deepcopy(model)
+    found = step(torch.compile(model, backend="nexus"), args)
+    for ours, theirs in zip(found, step(twin, args), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=tol, atol=tol)
+    for (name, ours), theirs in zip(model.named_parameters(), twin.parameters()):
+        assert ours.grad is not None, name
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=tol, atol=tol, msg=name)
+    for ours, theirs in zip(model.buffers(), twin.buffers()):
+        torch.testing.assert_close(ours, theirs, rtol=tol, atol=tol)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training(name: str) -> None:
+    case = MODELS[name]
+    compare_training(case.make().train(), case.inputs(2))
+    kinds = [graph.kind for graph in dynamo.report().graphs]
+    assert kinds == ["forward", "backward"]
+
+
+@pytest.mark.parametrize("name", ["mlp", "encoder", "graph"])
+def test_inference_with_other_sizes(name: str) -> None:
+    case = MODELS[name]
+    model = case.make().eval()
+    compiled = torch.compile(model, backend="nexus")
+    with torch.no_grad():
+        for size in (2, 3, 4, 5):
+            args = case.inputs(size)
+            for ours, theirs in zip(leaves(compiled(*args)), leaves(model(*args)), strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-5)
+    told = dynamo.report()
+    assert [graph.kind for graph in told.graphs] == ["inference", "inference"]
+    assert len(told.recompiles) == 1
+    assert "size mismatch" in told.recompiles[0].reason
+    assert "recompiles" in str(told)
+
+
+def test_objects_are_reused() -> None:
+    model, args = MODELS["mlp"].make().eval(), MODELS["mlp"].inputs(2)
+    with torch.no_grad():
+        torch.compile(model, backend="nexus")(*args)
+        torch._dynamo.reset()
+        dynamo.reset()
+        torch.compile(model, backend="nexus")(*args)
+    told = dynamo.report()
+    assert told.built == 0
+    assert told.reused > 0
+
+
+def test_optimizer_steps_follow_eager() -> None:
+    model = MODELS["mlp"].make()
+    twin, losses = copy.deepcopy(model), []
+    for network in (torch.compile(model, backend="nexus"), twin):
+        optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+        torch.manual_seed(1)
+        line: list[float] = []
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(network(torch.randn(8, 6)), torch.randint(0, 3, (8,)))
+            loss.backward()
+            optimizer.step()
+            line.append(loss.item())
+        losses.append(line)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_the_mask_of_dropout_is_the_same_on_the_way_back() -> None:
+    compiled = torch.compile(lambda x: F.dropout(x, 0.5), backend="nexus")
+    x = torch.ones(50, 40, requires_grad=True)
+    first = compiled(x)
+    first.sum().backward()
+    assert 0.45 < (first == 0).float().mean() < 0.55
+    torch.testing.assert_close(x.grad, first.detach())
+    assert not torch.equal(first, compiled(x))
+    torch.manual_seed(5)
+    again = compiled(x)
+    torch.manual_seed(5)
+    torch.testing.assert_close(compiled(x), again)
+
+
+def test_several_graphs_where_the_code_must_look_at_data() -> None:
+    def branches(x: Any) -> Any:
+        y = x * 2
+        if y.sum() > 0:
+            return torch.relu(y) + 1
+        return -y
+
+    compiled = torch.compile(branches, backend="nexus")
+    for sign in (1, -1):
+        x = sign * torch.ones(3)
+        torch.testing.assert_close(compiled(x), branches(x))
+    assert len(dynamo.report().graphs) == 3
+    assert sum(dynamo.report().breaks.values()) >= 1
+
+
+def test_sizes_in_and_out() -> None:
+    def fill(x: Any, count: int) -> Any:
+        return torch.arange(count) * 2.5 + x.shape[0], x.reshape(-1), count + x.shape[0]
+
+    compiled = torch.compile(fill, backend="nexus", dynamic=True)
+    for rows, count in ((2, 3), (5, 7)):
+        x = torch.randn(rows, 2)
+        line, flat, number = compiled(x, count)
+        wanted = fill(x, count)
+        torch.testing.assert_close(line, wanted[0])
+        torch.testing.assert_close(flat, wanted[1])
+        assert number == wanted[2]
+
+
+def test_dtypes_and_empty_tensors() -> None:
+    compiled = torch.compile(lambda x, y: (x.to(y.dtype) + y, y.sum(0)), backend="nexus")
+    for dtype in (torch.float64, torch.int32, torch.bfloat16):
+        x, y = torch.arange(6).reshape(2, 3), torch.ones(2, 3, dtype=dtype)
+        ours = compiled(x, y)
+        assert ours[0].dtype == dtype
+        torch.testing.assert_close(ours[0], x.to(dtype) + y)
+    empty = torch.ones(0, 3)
+    torch.testing.assert_close(compiled(empty, empty)[1], torch.zeros(3))
+
+
+def test_unknown_operators_end_compilation() -> None:
+    compiled = torch.compile(torch.special.bessel_j0, backend="nexus")
+    with pytest.raises(Exception, match=r"aten\.special_bessel_j0\.default \(once"):
+        compiled(torch.ones(3))
+
+
+def test_fallback_is_asked_for_and_told() -> None:
+    compiled = torch.compile(
+        torch.special.bessel_j0, backend="nexus", options={"fallback": "eager"}
+    )
+    x = torch.ones(3)
+    with pytest.warns(UserWarning, match="PyTorch runs it"):
+        found = compiled(x)
+    torch.testing.assert_close(found, torch.special.bessel_j0(x))
+    (graph,) = dynamo.report().graphs
+    assert "bessel_j0" in graph.reason
+    assert "left to PyTorch" in str(graph)
+
+
+@pytest.mark.parametrize("options", [{"fallbak": "eager"}, {"fallback": "yes"}])
+def test_unknown_options_are_refused(options: dict[str, str]) -> None:
+    compiled = torch.compile(torch.relu, backend=dynamo.nexus, options=options)
+    with pytest.raises(Exception, match="fallba") as caught:
+        compiled(torch.ones(3))
+    assert isinstance(caught.value.__cause__ or caught.value, UserError | Exception)
