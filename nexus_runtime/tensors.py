@@ -41,13 +41,17 @@ def empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     buffer = np.empty(size + ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % ALIGNMENT
-    return buffer[start : start + size].view(dtype).reshape(shape)
+    array = buffer[start : start + size].view(dtype).reshape(shape)
+    if size:
+        return array
+    # NumPy makes up strides for empty arrays, which kernels take for gaps.
+    steps = [int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape))]
+    return np.lib.stride_tricks.as_strided(array, shape, [s * dtype.itemsize for s in steps])
 
 
 def aligned(array: np.ndarray) -> np.ndarray:
     """`array` itself where kernels can take it as it is, else an aligned copy."""
     flags = array.flags
-    # NumPy gives empty arrays strides of zero, which kernels take for a gap.
     fits = flags.c_contiguous and flags.writeable and array.size > 0
     if fits and array.ctypes.data % ALIGNMENT == 0:
         return array

@@ -83,3 +83,11 @@ def test_what_is_no_array_is_refused() -> None:
     with pytest.raises(InputError, match="no array of numbers"):
         tensors.as_numpy({"a": 1}, name="x")
     assert tensors.as_numpy([1.0, 2.0], name="x").shape == (2,)
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0, 5), (0, 4), (2, 0)])
+def test_empty_arrays_have_the_strides_of_full_ones(shape: tuple[int, ...]) -> None:
+    array = tensors.aligned(np.empty(shape, np.int64))
+    counts = [int(np.prod(shape[axis + 1 :], dtype=int)) for axis in range(len(shape))]
+    assert array.shape == shape
+    assert [stride // 8 for stride in array.strides] == counts

@@ -203,11 +203,7 @@ def _softmax(
     else:
         shifted = rounding(R.subtract(scores, R.max(scores, [-1], True)), precision)
         powers = rounding(R.exp(shifted), precision)
-        summed = powers
-        if precision == "bfloat16":
-            # NumPy, and so ONNX's reference, rounds after every addition; not so for float16.
-            summed = node.emit(R.astype(powers, precision))
-        total = rounding(rounding.widen(node.emit(R.sum(summed, [-1], True))), precision)
+        total = rounding(R.sum(powers, [-1], True), precision)
         weights = rounding(R.divide(powers, total), precision)
     if empty and bias is not None:
         seen = R.astype(R.greater(bias, rounding.scalar(-np.inf)), rounding.wide)
