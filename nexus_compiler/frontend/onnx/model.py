@@ -33,13 +33,30 @@ def check(model: onnx.ModelProto, name: str) -> None:
         CaptureError: it refuses it.
     """
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(_filed(model))
     except onnx.checker.ValidationError as error:
         reason = str(error).strip().splitlines()[0]
         raise CaptureError(
             f"'{name}' is not a valid ONNX model: {reason}",
             hint="export it again; `onnx.checker.check_model` shows the same complaint",
         ) from error
+
+
+_MISFILED = {"SimplifiedLayerNormalization"}
+"""ONNX Runtime writes these under ONNX's own domain, where the checker knows none of the name."""
+
+
+def _filed(model: onnx.ModelProto) -> onnx.ModelProto:
+    if not any(node.op_type in _MISFILED and not node.domain for node in model.graph.node):
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for node in copy.graph.node:
+        if node.op_type in _MISFILED:
+            node.domain = "com.microsoft"
+    if all(opset.domain != "com.microsoft" for opset in copy.opset_import):
+        copy.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    return copy
 
 
 def _read(path: Path) -> bytes:

@@ -28,6 +28,8 @@ FAMILIES = (
     "late",
     "losses",
     "matmul",
+    "microsoft",
+    "microsoft_attention",
     "movement",
     "normalize",
     "pool",
