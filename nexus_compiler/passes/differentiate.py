@@ -20,6 +20,7 @@ from nexus_compiler.passes.gradients.rule import Site
 from nexus_runtime.errors import InternalError, UnsupportedOperator
 
 _GRADIENT = "FPrimalGradient"
+_NOTHING = Op.get("relax.grad.no_grad")
 Adjoint = Any
 """An expression, or for a tuple a list of adjoints; None where nothing has reached it yet."""
 
@@ -155,7 +156,7 @@ class _Sweep:
 
     def _add(self, operand: relax.Expr, part: Adjoint) -> None:
         """Add `part` to the adjoint of a variable, or of each field of a tuple."""
-        if part is None:
+        if part is None or _is_nothing(part):
             return
         if isinstance(operand, relax.Tuple):
             for field, one in zip(operand.fields, self._fields(part)):
@@ -196,6 +197,11 @@ class _Sweep:
 
     def _zeros(self, ty: Any) -> relax.Expr:
         return self._block.emit(relax.op.zeros(ty.shape, str(ty.dtype)))
+
+
+def _is_nothing(part: Adjoint) -> bool:
+    # What TVM's rules return for a condition or an index: the operand itself, under this mark.
+    return isinstance(part, relax.Call) and part.op == _NOTHING
 
 
 def _operands(expression: relax.Expr) -> list[relax.Var]:
