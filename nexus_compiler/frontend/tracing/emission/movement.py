@@ -59,14 +59,31 @@ EMITTERS["all"], EMITTERS["any"] = _logic("all"), _logic("any")
 
 
 def _position(name: str) -> Any:
+    """The first place that holds the extreme: TVM's own starts from the least number, and gives -1
+    where all elements are that.
+    """
+
     def emit(it: Operation) -> Any:
         axis, keepdims = it.attrs
-        return getattr(op, name)(it.x, axis, keepdims)
+        x = it.x if axis is not None else it.emit(op.flatten(it.x))
+        along = 0 if axis is None else axis
+        best = it.emit(getattr(op, name)(x, [along], True))
+        hit = it.emit(op.equal(x, best))
+        if it.kind == "f":
+            hit = it.emit(op.logical_or(hit, it.emit(op.isnan(x))))
+        size = x.ty.shape.values[along]
+        lined = [size if one == along else 1 for one in range(x.ty.ndim)]
+        places = it.emit(op.reshape(it.emit(op.arange(0, size, 1, "int64")), lined))
+        far = it.number(2**62, "int64")
+        found = it.emit(op.min(it.emit(op.where(hit, places, far)), [along], keepdims))
+        if axis is None and keepdims:
+            return op.reshape(found, [1] * it.x.ty.ndim)
+        return found
 
     return emit
 
 
-EMITTERS["argmax"], EMITTERS["argmin"] = _position("argmax"), _position("argmin")
+EMITTERS["argmax"], EMITTERS["argmin"] = _position("max"), _position("min")
 
 
 @emitter("cumulative_sum")
@@ -82,7 +99,24 @@ def _cumulative_prod(it: Operation) -> Any:
 @emitter("argsort")
 def _argsort(it: Operation) -> Any:
     axis, descending = it.attrs
-    return op.argsort(it.x, axis, descending, "int64")
+    if it.kind != "f":
+        return op.argsort(_as_int64(it), axis, descending, "int64")
+    # A comparison with NaN breaks the order that the sort relies on: NaN goes last in a second one.
+    odd = it.emit(op.isnan(it.x))
+    end = it.number(float("-inf" if descending else "inf"), it.of)
+    filled = it.emit(op.where(odd, end, it.x))
+    first = it.emit(op.argsort(filled, axis, descending, "int64"))
+    flags = it.emit(op.gather_elements(it.cast(odd, "int32"), first, axis))
+    second = it.emit(op.argsort(flags, axis, False, "int64"))
+    return op.gather_elements(first, second, axis)
+
+
+def _as_int64(it: Operation) -> Any:
+    """Integers as int64 in the same order: the sort knows few dtypes."""
+    if it.of != "uint64":
+        return it.cast(it.x, "int64")
+    top = it.emit(op.bitwise_xor(it.x, it.number(2**63, "uint64")))
+    return it.cast(top, "int64")
 
 
 @emitter("matmul")

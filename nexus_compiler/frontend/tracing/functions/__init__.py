@@ -135,6 +135,7 @@ from nexus_compiler.frontend.tracing.functions.reductions import (
     var,
 )
 from nexus_compiler.frontend.tracing.functions.sets import (
+    nextafter,
     nonzero,
     unique_all,
     unique_counts,
@@ -268,6 +269,7 @@ __all__ = [
     "nan",
     "negative",
     "newaxis",
+    "nextafter",
     "nonzero",
     "not_equal",
     "ones",

@@ -13,6 +13,7 @@ from nexus_compiler.frontend.tracing.array import (
     CPU,
     Array,
     Scalar,
+    array_of,
     known,
     literal,
     node_of,

@@ -83,7 +83,7 @@ def unstack(x: Array, /, *, axis: int = 0) -> tuple[Array, ...]:
     return tuple(x[(slice(None),) * along + (index, ...)] for index in range(x.shape[along]))
 
 
-def expand_dims(x: Array, /, *, axis: int = 0) -> Array:
+def expand_dims(x: Array, /, axis: int = 0) -> Array:
     """A new axis of one element."""
     along = shapes.axis(axis, x.ndim + 1)
     return _reshaped(x, (*x.shape[:along], 1, *x.shape[along:]))

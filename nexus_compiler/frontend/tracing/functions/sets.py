@@ -1,4 +1,4 @@
-"""Functions whose result has a shape that depends on data: they ask for the values.
+"""Functions that ask for values: their result has a shape that depends on data, or no kernel.
 
 NumPy computes them; the trace goes on with their results as known values.
 """
@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from nexus_compiler.frontend.tracing import recorder
-from nexus_compiler.frontend.tracing.array import Array, known
+from nexus_compiler.frontend.tracing.array import Array, array_of, known
+from nexus_compiler.frontend.tracing.functions.operands import check, operands
 
 
 class UniqueAll(NamedTuple):
@@ -69,3 +70,10 @@ def unique_inverse(x: Array, /) -> UniqueInverse:
 def unique_values(x: Array, /) -> Array:
     """The different values."""
     return known(np.unique(recorder.force(x, "unique_values"), equal_nan=False))
+
+
+def nextafter(x1: Array, x2: Array, /) -> Array:
+    """The next floating-point number after `x1` towards `x2`: NumPy's, as Relax sees no bits."""
+    left, right = (array_of(one) for one in operands("nextafter", x1, x2))
+    check("nextafter", left.dtype, ("real floating",))
+    return known(np.nextafter(recorder.force(left, "nextafter"), np.asarray(right)))
