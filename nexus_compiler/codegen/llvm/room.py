@@ -15,6 +15,7 @@ from nexus_compiler.codegen.llvm import emulate, link, lower, native
 from nexus_compiler.codegen.llvm.schedule import Schedule
 from nexus_compiler.codegen.llvm.sort_scan import SortAndScan
 from nexus_compiler.passes.base import Pass
+from nexus_compiler.passes.fence import FenceSizes
 from nexus_compiler.passes.fuse import Fuse
 from nexus_compiler.passes.legalize import Legalize
 from nexus_compiler.passes.prepare_weights import PrepareWeights
@@ -50,6 +51,7 @@ class LlvmRoom:
             PrepareWeights(),
             SortAndScan(),
             Legalize(),
+            FenceSizes(),
             Fuse(),
             Schedule(
                 vector_bits=target.limits["vector_bits"],

@@ -13,6 +13,7 @@ from nexus_compiler.frontend.onnx.loop import Body, Turn
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.recursion import Limit, repeat
 from nexus_compiler.frontend.onnx.registry import op
+from nexus_compiler.frontend.onnx.scope import Scope
 from nexus_compiler.frontend.onnx.subgraph import Closure, Result
 from nexus_compiler.frontend.onnx.values import Host, R, Value
 
@@ -23,8 +24,6 @@ UNROLLED = 4
 @op("If")
 def if_(node: Node) -> Sequence[Value]:
     """One of two branches: chosen here where constants or shapes decide, else by the VM."""
-    from nexus_compiler.frontend.onnx.importer import Scope
-
     branches = node.attr("then_branch"), node.attr("else_branch")
     condition = node.value(0)
     if isinstance(condition, Host) and not condition.symbolic:
@@ -35,8 +34,6 @@ def if_(node: Node) -> Sequence[Value]:
 
 
 def _branch(node: Node, graph: onnx.GraphProto) -> Closure:
-    from nexus_compiler.frontend.onnx.importer import Scope
-
     def body() -> list[relax.Expr]:
         scope = Scope(node.scope.opsets, outer=node.scope)
         return [node.importer.tensor(value) for value in node.importer.run_graph(graph, scope)]
@@ -99,8 +96,6 @@ def _constant(value: Value) -> bool | None:
 
 def _turn(node: Node, graph: onnx.GraphProto, place: Value, state: Sequence[Value]) -> list[Value]:
     """The results of one step. A step is only made while the condition holds."""
-    from nexus_compiler.frontend.onnx.importer import Scope
-
     scope = Scope(node.scope.opsets, outer=node.scope)
     names = [value.name for value in graph.input]
     scope.values.update(zip(names, [place, _TRUE, *state], strict=True))

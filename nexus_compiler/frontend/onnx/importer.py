@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from nexus_compiler.frontend.onnx import (
     support,
 )
 from nexus_compiler.frontend.onnx.node import MOVES, Node
-from nexus_compiler.frontend.onnx.registry import handlers, plain_domain
+from nexus_compiler.frontend.onnx.registry import Handler, at_run_time, handlers, plain_domain
+from nexus_compiler.frontend.onnx.scope import Scope
 from nexus_compiler.frontend.onnx.sizes import Size, Sizes, expression
 from nexus_compiler.frontend.onnx.values import (
     CODE_ELEMENTS,
@@ -35,7 +36,7 @@ from nexus_compiler.frontend.onnx.values import (
     tensor_type,
     variable_of,
 )
-from nexus_runtime.errors import CaptureError, NexusError, UnsupportedOperator
+from nexus_runtime.errors import CaptureError, NeedsConstant, NexusError, UnsupportedOperator
 from nexus_runtime.signature import FunctionSpec, Signature, TensorSpec
 from nexus_runtime.tensors import BITS, bits
 
@@ -85,25 +86,6 @@ def _capture(
     arrays = {key: array for key, (_, array) in importer.parameters.items()}
     weights = tuple(TensorSpec(key, a.dtype.name, a.shape) for key, a in arrays.items())
     return CapturedGraph(module, Signature((entry,), weights), arrays, origin)
-
-
-@dataclass
-class Scope:
-    """The names that a graph, or the body of a function or branch, can see."""
-
-    opsets: Mapping[str, int]
-    values: dict[str, Value | None] = field(default_factory=dict[str, Value | None])
-    outer: Scope | None = None
-
-    def lookup(self, name: str) -> Value | None:
-        """The value called `name`; None for "", which stands for an absent input."""
-        if not name:
-            return None
-        if name in self.values:
-            return self.values[name]
-        if self.outer is None:
-            raise CaptureError(f"no node makes the value '{name}'", hint="export the model again")
-        return self.outer.lookup(name)
 
 
 class Importer:
@@ -190,9 +172,18 @@ class Importer:
     def _translate(self, node: Node) -> Sequence[Value | None]:
         if (known := host.evaluate(node)) is not None:
             return known
-        handler = handlers().get((node.domain, node.kind))
-        if handler is None or (node.domain, node.kind) in self._functions:
+        key = node.domain, node.kind
+        handler = handlers().get(key)
+        if handler is None or key in self._functions:
             return self._call(node)
+        try:
+            return self._apply(handler, node)
+        except NeedsConstant:
+            if (late := at_run_time().get(key)) is None:
+                raise
+            return self._apply(late, Node(node.proto, node.scope, self))
+
+    def _apply(self, handler: Handler, node: Node) -> Sequence[Value | None]:
         try:
             results = handler(node)
         except NexusError:
@@ -233,32 +224,11 @@ class Importer:
         kind = relax.TensorType(dims, tensor_type(tensor).dtype)
         return self.builder.match_cast(tensor, kind)
 
-    def unknown(self, name: str, lowest: int = 0) -> tirx.Var:
+    def unknown(self, name: str) -> tirx.Var:
         """A new symbolic size, known only when the model runs; a match gives it its value."""
-        variable = self.sizes.variable(name, lowest)
+        variable = self.sizes.variable(name, 0)
         self.unknowns[-1].add(variable)
         return variable
-
-    def labelled(self, bits: relax.Expr, dtype: str) -> relax.Expr:
-        """`bits`, to be taken for elements of `dtype` if that is one of `BITS`."""
-        if dtype not in BITS:
-            return bits
-        variable = self.emit(bits)
-        self._labels[variable] = dtype
-        return variable
-
-    def dtype(self, value: Value) -> str:
-        """The element type of a value, by NumPy's name."""
-        if isinstance(value, Host):
-            return value.dtype
-        return self._labels.get(value) or str(tensor_type(value).dtype.dtype)
-
-    def _moved(self, node: Node, value: Value) -> Value:
-        """A result of an operator that moves elements: what they are, the bits do not tell."""
-        source = node.values[1 if node.kind == "Where" else 0]
-        if source is None or isinstance(value, Host):
-            return value
-        return self.labelled(value, self.dtype(source))
 
     def _bind(self, value: Value, name: str) -> Value:
         return value.named(name) if isinstance(value, Host) else self.emit(value, name)

@@ -41,7 +41,7 @@ class Body:
     """One step as a function.
 
     Raises:
-        UnsupportedOperator: the state changes its element type or rank, or the rows their sizes.
+        UnsupportedOperator: the state changes its element type or rank.
 
     Attributes:
         label: what its function is called, and what errors call it.
@@ -68,7 +68,6 @@ class Body:
         self.step, self.state = self._lift(state, step)
         rows = self.step.results[1 + self.conditional + len(self.state) :]
         self.rows = [replace(row, shape=(None, *row.shape[1:])) for row in rows]
-        self._check_rows()
 
     def _lift(self, state: Sequence[relax.Expr], step: Step) -> tuple[Closure, list[relax.Var]]:
         """The function of one step; sizes of the state that change are arguments of it."""
@@ -127,12 +126,3 @@ class Body:
                     shapes[place][axis] = size
                     widened = True
         return widened
-
-    def _check_rows(self) -> None:
-        for place, row in enumerate(self.rows):
-            if None in row.shape[1:]:
-                raise UnsupportedOperator(
-                    f"the sizes of the rows that {self.label} collects as its output {place} "
-                    "may differ from step to step",
-                    hint="pad them to one size",
-                )

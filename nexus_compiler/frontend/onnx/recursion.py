@@ -26,7 +26,7 @@ from nexus_compiler.frontend.onnx import subgraph
 from nexus_compiler.frontend.onnx.loop import Body
 from nexus_compiler.frontend.onnx.sizes import Size
 from nexus_compiler.frontend.onnx.subgraph import Result
-from nexus_compiler.frontend.onnx.values import R, host, variable_of
+from nexus_compiler.frontend.onnx.values import R, host, tensor_type, variable_of
 
 if TYPE_CHECKING:
     from nexus_compiler.frontend.onnx.importer import Importer
@@ -132,7 +132,7 @@ class _Recursion:
     def _outer_sizes(self) -> list[tirx.Var]:
         """The sizes that the functions use, but that no argument of them brings."""
         own = [*self._carried, *self._inner]
-        rows = [(0, *row.shape[1:]) for row in self._body.rows]
+        rows = [[s for s in row.shape if s is not None] for row in self._body.rows]
         probe = [relax.ShapeExpr([subgraph.expression(s) for s in row]) for row in rows]
         function = relax.Function(own, relax.Tuple(probe), relax.ObjectType())
         sizes = list(relax.analysis.free_symbolic_vars(function))
@@ -148,8 +148,12 @@ class _Recursion:
 
     def _first(self, place: int, row: Result) -> relax.Var:
         """The argument of `join` for the rows of the first half."""
-        count = self._importer.sizes.variable(f"rows_{place}", 0)
-        return variable_of(f"first_{place}", [count, *row.shape[1:]], row.dtype)
+        names = [f"rows_{place}_{axis}" for axis in range(len(row.shape))]
+        shape = [
+            self._importer.sizes.variable(name, 0) if size is None else size
+            for name, size in zip(names, row.shape)
+        ]
+        return variable_of(f"first_{place}", shape, row.dtype)
 
     # Functions
     def _parameters(self, rows: Sequence[relax.Var]) -> list[relax.Var]:
@@ -192,7 +196,10 @@ class _Recursion:
         with subgraph.nested(importer):
             self._define(self._join, self._join_body(), self._rows)
         with subgraph.nested(importer):
-            rows = [R.zeros([0, *row.shape[1:]], row.dtype) for row in self._body.rows]
+            rows = [
+                R.zeros([0, *(0 if s is None else s for s in row.shape[1:])], row.dtype)
+                for row in self._body.rows
+            ]
             items = [importer.emit(item) for item in (*self._carried, *rows)]
             output = importer.builder.emit_output(relax.Tuple(items))
             self._define(self._idle, subgraph.end(importer, output))
@@ -208,14 +215,14 @@ class _Recursion:
             self._body.step.variable, [self._carried[0], *self._body.state, *captured]
         )
 
-    def _half(self, level: relax.Expr, items: Sequence[relax.Expr]) -> list[relax.Var]:
+    def _half(self, level: relax.Expr, results: Sequence[Result], items: Any) -> list[relax.Var]:
         call = self._call(self._run, level, items)
-        return subgraph.unpack(self._importer, call, self.results, "half")
+        return subgraph.unpack(self._importer, call, results, "half")
 
     def _split_body(self) -> relax.Expr:
         importer = self._importer
         below = importer.emit(R.subtract(self._level, relax.const(1, "int64")))
-        first = self._half(below, self._carried)
+        first = self._half(below, self.results, self._carried)
         done = relax.Tuple(first)
         return subgraph.choose(
             importer, self._going(first), self._call(self._join, below, first), done
@@ -223,7 +230,10 @@ class _Recursion:
 
     def _join_body(self) -> relax.Expr:
         importer, count = self._importer, len(self._carried)
-        second = self._half(self._level, self._carried)
+        # All rows have one shape; where only a run tells it, it is checked here.
+        sizes = [tensor_type(row).shape.values[1:] for row in self._rows]
+        alike = [replace(r, shape=(None, *s)) for r, s in zip(self._body.rows, sizes)]
+        second = self._half(self._level, [*self.results[:count], *alike], self._carried)
         pairs = zip(self._rows, second[count:])
         rows = [importer.emit(R.concat(list(pair), 0)) for pair in pairs]
         output = importer.builder.emit_output(relax.Tuple([*second[:count], *rows]))

@@ -12,6 +12,7 @@ from nexus_compiler.frontend.onnx.loop import Body, Turn
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.recursion import repeat
 from nexus_compiler.frontend.onnx.registry import op
+from nexus_compiler.frontend.onnx.scope import Scope
 from nexus_compiler.frontend.onnx.sizes import Size
 from nexus_compiler.frontend.onnx.values import R, Value, host
 
@@ -68,8 +69,6 @@ def _slice(
 
 
 def _results(node: Node, graph: onnx.GraphProto, inputs: Sequence[Value]) -> list[relax.Expr]:
-    from nexus_compiler.frontend.onnx.importer import Scope
-
     scope = Scope(node.scope.opsets, outer=node.scope)
     scope.values.update(zip((value.name for value in graph.input), inputs, strict=True))
     return [node.importer.tensor(value) for value in node.importer.run_graph(graph, scope)]
