@@ -230,6 +230,27 @@ class Importer:
         self.unknowns[-1].add(variable)
         return variable
 
+    def labelled(self, bits: relax.Expr, dtype: str) -> relax.Expr:
+        """`bits`, to be taken for elements of `dtype` if that is one of `BITS`."""
+        if dtype not in BITS:
+            return bits
+        variable = self.emit(bits)
+        self._labels[variable] = dtype
+        return variable
+
+    def dtype(self, value: Value) -> str:
+        """The element type of a value, by NumPy's name."""
+        if isinstance(value, Host):
+            return value.dtype
+        return self._labels.get(value) or str(tensor_type(value).dtype.dtype)
+
+    def _moved(self, node: Node, value: Value) -> Value:
+        """A result of an operator that moves elements: what they are, the bits do not tell."""
+        source = node.values[1 if node.kind == "Where" else 0]
+        if source is None or isinstance(value, Host):
+            return value
+        return self.labelled(value, self.dtype(source))
+
     def _bind(self, value: Value, name: str) -> Value:
         return value.named(name) if isinstance(value, Host) else self.emit(value, name)
 
