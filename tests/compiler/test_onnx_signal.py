@@ -84,3 +84,16 @@ def test_mel_weights() -> None:
     nodes = [node("MelWeightMatrix", names, "m"), node("MatMul", "x m")]
     constants = dict(zip(names.split(), numbers))
     agrees(model(nodes, {"x": ("float32", [2, 1025])}, constants=constants), {"x": floats(2, 1025)})
+
+
+@pytest.mark.parametrize("taps", [1, 4])
+@pytest.mark.parametrize("remembers", [False, True])
+def test_causal_convolution(taps: int, remembers: bool) -> None:
+    past = floats(2, 3, taps - 1, seed=3) if remembers else None
+    stored = [floats(3, 1, taps, seed=1), floats(3, seed=2)]
+    arrays = [floats(2, 3, 6), *stored, *([past] if remembers else [])]
+    options = {"opset": 27, "outputs": 2, "activation": "silu"}
+    proto, feeds = single("CausalConvWithState", arrays, **options)
+    wanted = ReferenceEvaluator(proto).run(None, dict(feeds))
+    for got, expected in zip(execute(capture(proto), feeds), wanted, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
