@@ -127,11 +127,12 @@ def softmax(node: Node) -> Value:
 
 @op("Dropout")
 def dropout(node: Node) -> list[Value]:
-    """The identity, and a mask that keeps everything: we import models for inference."""
+    """The identity, and a mask that keeps everything; a ratio above 0 in training is random."""
     node.ignore("ratio", "seed", "is_test", "consumed_inputs")
-    if node.has(1):
+    training = node.has(2) and bool(node.array(2))
+    if node.has(1) and not training:
         node.value(1)
-    if node.has(2) and bool(node.array(2)):
+    if training and (not node.has(1) or float(node.array(1))):
         raise node.refuse("it is in training mode", "export the model in evaluation mode")
     x = node.tensor(0)
     if node.outputs == 1:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import string
+
 from tvm import relax
 
 from nexus_compiler.frontend.onnx.broadcast import align, contract
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.registry import op
+from nexus_compiler.frontend.onnx.sizes import Size
 from nexus_compiler.frontend.onnx.values import R, Value
 
 
@@ -40,10 +43,34 @@ def _scaled(node: Node, tensor: relax.Expr, factor: float) -> relax.Expr:
     return tensor if factor == 1 else R.multiply(tensor, node.scalar(factor, node.dtype(tensor)))
 
 
+def _named(node: Node, equation: str) -> str:
+    """`equation` with a letter for every axis that an ellipsis stands for."""
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    counts = [node.rank(i) - len(t.replace("...", "")) for i, t in enumerate(terms)]
+    most = max(count for count, term in zip(counts, terms) if "..." in term)
+    free = [letter for letter in string.ascii_letters if letter not in equation][:most]
+    sizes: dict[str, Size] = {}
+    for index, (term, count) in enumerate(zip(terms, counts)):
+        if "..." not in term:
+            continue
+        letters = free[most - count :]
+        first = term.index("...")
+        for place, letter in enumerate(letters):
+            size = node.shape(index)[first + place]
+            if not node.sizes.equal(sizes.setdefault(letter, size), size):
+                raise node.refuse("the axes under its ellipsis broadcast", "name every axis")
+        terms[index] = term.replace("...", "".join(letters))
+    if not arrow:
+        letters = left.replace(",", "").replace("...", "")
+        right = "..." + "".join(sorted(x for x in set(letters) if letters.count(x) == 1))
+    return ",".join(terms) + "->" + right.replace("...", "".join(free))
+
+
 @op("Einsum")
 def einsum(node: Node) -> Value:
     """A sum of products, by Einstein's notation."""
     equation = node.attr("equation").replace(" ", "")
     if "..." in equation:
-        raise node.refuse("its equation has an ellipsis", "name every axis")
+        equation = _named(node, equation)
     return R.einsum(relax.Tuple(node.tensors()), equation)

@@ -1,4 +1,4 @@
-"""Normalisations, for inference."""
+"""Normalisations."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from nexus_compiler.frontend.onnx.values import R, Value
 
 
 @op("BatchNormalization")
-def batch_norm(node: Node) -> Value:
-    """Batch normalisation with stored statistics."""
+def batch_norm(node: Node) -> Value | list[Value]:
+    """Batch normalisation with stored statistics, or with those of the batch in training."""
     x, scale, bias, mean, variance = node.tensors()
-    if node.attr("training_mode", 0) or (node.opset < 7 and not node.attr("is_test", 0)):
+    if node.attr("training_mode", 0):
+        return _batch_norm_of_training(node, x, scale, bias, [mean, variance])
+    if node.opset < 7 and not node.attr("is_test", 0):
         raise node.refuse("it is in training mode", "export the model in evaluation mode")
     if not node.attr("spatial", 1):
         raise node.refuse("spatial=0 is not handled", "export with opset 9 or newer")
@@ -25,6 +27,34 @@ def batch_norm(node: Node) -> Value:
         )
     )
     return relax.TupleGetItem(result, 0)
+
+
+def _batch_norm_of_training(
+    node: Node, x: relax.Expr, scale: relax.Expr, bias: relax.Expr, stored: list[relax.Expr]
+) -> list[Value]:
+    """The result, and the stored statistics moved towards those of the batch."""
+    axes = [axis for axis in range(node.rank(x)) if axis != 1]
+    dtype, kind = node.dtype(x), node.dtype(stored[0])
+    wide = x if dtype == "float64" else node.emit(R.astype(x, "float32"))
+    own = [node.emit(make(wide, axes, False)) for make in (R.mean, R.variance)]
+    spread = [1, -1, *[1] * (node.rank(x) - 2)]
+
+    def column(tensor: relax.Expr) -> relax.Expr:
+        return node.emit(R.reshape(node.emit(R.astype(tensor, node.dtype(wide))), spread))
+
+    epsilon = node.scalar(node.attr("epsilon"), node.dtype(wide))
+    root = R.sqrt(R.add(column(own[1]), epsilon))
+    factor = node.emit(R.divide(column(scale), root))
+    result = R.add(R.multiply(R.subtract(wide, column(own[0])), factor), column(bias))
+    keep = node.attr("momentum")
+    moved = [
+        R.add(
+            R.multiply(old, node.scalar(keep, kind)),
+            R.multiply(R.astype(new, kind), node.scalar(1 - keep, kind)),
+        )
+        for old, new in zip(stored, own)
+    ]
+    return [R.astype(result, dtype), *moved]
 
 
 @op("LayerNormalization")

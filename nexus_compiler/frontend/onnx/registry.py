@@ -17,6 +17,7 @@ Handler = Callable[["Node"], Value | Sequence[Value]]
 FAMILIES = (
     "activation",
     "attention",
+    "bits",
     "causal_conv",
     "columns",
     "constant",
