@@ -203,3 +203,18 @@ def test_what_is_not_handled_is_refused() -> None:
     proto = model([made], {"q": ("float32", (2, 3, HEADS, 3, SIZE))}, domains=[MICROSOFT])
     with pytest.raises(UnsupportedOperator, match="packed queries"):
         capture(proto)
+
+
+@pytest.mark.parametrize(("bits", "rows", "zeros"), [(4, 64, True), (4, 48, False), (8, 32, True)])
+def test_matrices_of_few_bits(bits: int, rows: int, zeros: bool) -> None:
+    columns, block = 3, 16
+    blocks = -(-rows // block)
+    numbers = np.random.default_rng(0)
+    packed = numbers.integers(0, 256, (columns, blocks, block * bits // 8)).astype("uint8")
+    points = numbers.integers(0, 256, (columns, -(-blocks * bits // 8))).astype("uint8")
+    inputs = {
+        **{"x": floats(2, 5, rows), "w": packed, "s": floats(columns, blocks, low=0.01, high=0.1)},
+        "z": points if zeros else None,
+    }
+    attributes = {"K": rows, "N": columns, "bits": bits, "block_size": block}
+    agrees("MatMulNBits", inputs, "w s z", tol=2e-5, **attributes)

@@ -32,6 +32,7 @@ FAMILIES = (
     "matmul",
     "microsoft",
     "microsoft_attention",
+    "microsoft_weights",
     "movement",
     "normalize",
     "pool",
