@@ -50,6 +50,9 @@ _MOVES: dict[str, Sequence[int]] = {
 _NEVER = {
     *("Bernoulli", "Constant", "Dropout", "Identity", "If", "Loop", "Multinomial", "RandomNormal"),
     *("RandomNormalLike", "RandomUniform", "RandomUniformLike", "Scan", "Shape", "Size"),
+    # Results that are no tensors.
+    *("Optional", "OptionalGetElement", "OptionalHasElement", "SequenceConstruct"),
+    *("SequenceMap", "SplitToSequence"),
 }
 
 _Scalar = Callable[[Sizes, Any, Any], Any]

@@ -19,7 +19,6 @@ from nexus_compiler.frontend.onnx import (
     inputs,
     model,
     outputs,
-    sequence,
     subgraph,
     support,
 )
@@ -31,6 +30,7 @@ from nexus_compiler.frontend.onnx.values import (
     CODE_ELEMENTS,
     Host,
     Value,
+    check_tensor,
     is_float,
     read_tensor,
     tensor_type,
@@ -242,12 +242,14 @@ class Importer:
         """The element type of a value, by NumPy's name."""
         if isinstance(value, Host):
             return value.dtype
+        if isinstance(value.ty, relax.TupleType):
+            return "sequence"
         return self._labels.get(value) or str(tensor_type(value).dtype.dtype)
 
     def _moved(self, node: Node, value: Value) -> Value:
         """A result of an operator that moves elements: what they are, the bits do not tell."""
         source = node.values[1 if node.kind == "Where" else 0]
-        if source is None or isinstance(value, Host):
+        if source is None or isinstance(value, Host) or isinstance(value.ty, relax.TupleType):
             return value
         return self.labelled(value, self.dtype(source))
 
@@ -256,8 +258,8 @@ class Importer:
 
     def tensor(self, value: Value) -> relax.Expr:
         """A value as a tensor: a host value becomes a parameter, a constant, or code."""
+        check_tensor(value)
         if isinstance(value, relax.Expr):
-            sequence.refuse_as_tensor(value)
             return value
         if value.dtype in BITS:
             stored = replace(value, array=bits(value.array), dtype="uint8")

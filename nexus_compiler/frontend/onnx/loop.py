@@ -71,8 +71,9 @@ class Body:
 
     def _lift(self, state: Sequence[relax.Expr], step: Step) -> tuple[Closure, list[relax.Var]]:
         """The function of one step; sizes of the state that change are arguments of it."""
-        shapes: list[list[Size]] = [
-            self.importer.sizes.shape(tensor_type(value).shape.values) for value in state
+        # As results are checked, so is the state: its elements must be what they look like.
+        shapes = [
+            list(subgraph.result(self.importer, value, set[tirx.Var]()).shape) for value in state
         ]
         while True:
             params = [

@@ -17,6 +17,8 @@ from tvm.ir import GlobalVar, PrimType
 
 from nexus_compiler.frontend.onnx.sizes import Size, expression
 from nexus_compiler.frontend.onnx.values import tensor_type
+from nexus_runtime.errors import UnsupportedOperator
+from nexus_runtime.tensors import BITS
 
 if TYPE_CHECKING:
     from nexus_compiler.frontend.onnx.importer import Importer
@@ -223,7 +225,16 @@ def unpack(
 
 
 def result(importer: Importer, value: relax.Expr, unknown: set[tirx.Var]) -> Result:
-    """The type of a result; sizes in which one of `unknown` occurs are hidden."""
+    """The type of a result; sizes in which one of `unknown` occurs are hidden.
+
+    Raises:
+        UnsupportedOperator: its elements are carried as bits, which a function does not tell.
+    """
+    if (dtype := importer.dtype(value)) in BITS:
+        raise UnsupportedOperator(
+            f"{dtype} elements go into or out of a branch or a loop",
+            hint="cast them to a wider type first",
+        )
     kind = tensor_type(value)
     shape = importer.sizes.shape(kind.shape.values)
     return Result(_hidden(shape, unknown), str(kind.dtype.dtype))

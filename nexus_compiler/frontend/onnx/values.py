@@ -11,7 +11,7 @@ import onnx
 from tvm import relax
 
 from nexus_compiler.frontend.onnx.sizes import Size, expression
-from nexus_runtime.errors import CaptureError
+from nexus_runtime.errors import CaptureError, UnsupportedOperator
 from nexus_runtime.tensors import dtype_of
 
 R: Any = relax.op
@@ -87,6 +87,22 @@ def host(array: Any, dtype: str = "") -> Host:
 
 def _is_number(item: Any) -> bool:
     return isinstance(item, int | float | bool | np.number | np.bool_)
+
+
+def check_tensor(value: Value) -> None:
+    """Check that `value` is a tensor, no sequence (a Relax tuple) and no empty optional.
+
+    Raises:
+        UnsupportedOperator: it is none.
+    """
+    if isinstance(value, Host):
+        if value.dtype == "nothing":
+            raise UnsupportedOperator("an empty optional stands where a tensor is needed")
+    elif isinstance(value.ty, relax.TupleType):
+        raise UnsupportedOperator(
+            "a sequence stands where a tensor is needed, or is an output of the model",
+            hint="make tensors of it: SequenceAt, ConcatFromSequence",
+        )
 
 
 def tensor_type(tensor: relax.Expr) -> Any:
