@@ -46,10 +46,23 @@ def _is(it: Operation, value: Any, number: Any) -> Any:
     return it.emit(op.equal(value, number))
 
 
+def _floor_of_quotient(it: Operation) -> Any:
+    """The quotient less the remainder, which is exact: the rounded one may be too large."""
+    left, right = it.inputs
+    rough = it.emit(op.floor(it.emit(op.divide(left, right))))
+    less = it.emit(op.subtract(left, it.emit(_remainder(it))))
+    exact = it.emit(op.round(it.emit(op.divide(less, right))))
+    finite = it.emit(op.logical_and(it.emit(op.isfinite(left)), it.emit(op.isfinite(right))))
+    plain = it.emit(op.logical_and(finite, it.emit(op.isfinite(rough))))
+    small = it.emit(op.less(it.emit(op.abs(rough)), it.number(1)))
+    use = it.emit(op.logical_and(plain, it.emit(op.logical_not(small))))
+    return op.where(use, exact, rough)
+
+
 @emitter("floor_divide")
 def _floor_divide(it: Operation) -> Any:
     if it.kind == "f":
-        return op.floor(it.emit(op.divide(*it.inputs)))
+        return _floor_of_quotient(it)
     bad, divisor = _safe_divisor(it)
     return op.where(bad, it.number(0), it.emit(op.floor_divide(it.inputs[0], divisor)))
 
@@ -62,7 +75,7 @@ def _remainder(it: Operation) -> Any:
         return op.where(bad, it.number(0), it.emit(op.floor_mod(left, divisor)))
     rest = it.emit(op.mod(left, right))  # C's fmod: exact, with the sign of the left
     zero = it.number(0)
-    crossed = it.emit(op.not_equal(it.emit(op.less(rest, zero)), it.emit(op.less(right, zero))))
+    crossed = it.emit(op.logical_xor(it.emit(op.less(rest, zero)), it.emit(op.less(right, zero))))
     turn = it.emit(op.logical_and(crossed, it.emit(op.not_equal(rest, zero))))
     return op.where(turn, it.emit(op.add(rest, right)), rest)
 

@@ -49,10 +49,19 @@ simple(
 )
 
 
+def different(it: Operation, left: Any, right: Any) -> Any:
+    """Where two values differ; TVM's own comparison, or "not equal", is false beside NaN."""
+    if it.kind != "f":
+        return op.not_equal(left, right)
+    apart = it.emit(op.logical_or(it.emit(op.less(left, right)), it.emit(op.greater(left, right))))
+    odd = it.emit(op.logical_or(it.emit(op.isnan(left)), it.emit(op.isnan(right))))
+    return op.logical_or(apart, odd)
+
+
 @emitter("astype")
 def _astype(it: Operation) -> Any:
     if it.dtype == "bool":
-        return op.not_equal(it.x, it.number(0, it.of))
+        return different(it, it.x, it.number(0, it.of))
     return op.astype(it.x, it.dtype)
 
 
@@ -191,6 +200,8 @@ def _comparison(name: str) -> Any:
         if it.of == "bool":
             differ = op.logical_xor(*it.inputs)
             return differ if name == "not_equal" else op.logical_not(it.emit(differ))
+        if name == "not_equal":
+            return different(it, *it.inputs)
         return getattr(op, name)(*it.inputs)
 
     return emit

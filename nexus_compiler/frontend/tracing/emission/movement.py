@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
+from nexus_compiler.frontend.tracing.emission.elementwise import different
 from nexus_compiler.frontend.tracing.emission.operation import EMITTERS, Operation, emitter
 
 op = relax.op
@@ -47,7 +48,7 @@ def _logic(name: str) -> Any:
         axes, keepdims = list(it.attrs[0]), it.attrs[1]
         flags = it.x
         if it.of != "bool":
-            flags = it.emit(op.not_equal(it.x, it.number(0, it.of)))
+            flags = it.emit(different(it, it.x, it.number(0, it.of)))
         counted = it.emit(op.astype(flags, "int32"))
         pick = op.min if name == "all" else op.max
         return op.astype(it.emit(pick(counted, axes, keepdims)), "bool")
@@ -67,7 +68,8 @@ def _position(name: str) -> Any:
         axis, keepdims = it.attrs
         x = it.x if axis is not None else it.emit(op.flatten(it.x))
         along = 0 if axis is None else axis
-        best = it.emit(getattr(op, name)(x, [along], True))
+        extreme = Operation((x,), ((along,), True), (), it.of, it.emit)
+        best = it.emit(EMITTERS[name](extreme))  # NaN where one is, which then is the hit
         hit = it.emit(op.equal(x, best))
         if it.kind == "f":
             hit = it.emit(op.logical_or(hit, it.emit(op.isnan(x))))
