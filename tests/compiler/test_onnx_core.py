@@ -139,3 +139,11 @@ def test_dropout_in_training() -> None:
     model = om.model([node], {"x": ("float32", (4,))}, ("y", "mask"), constants, opset=13)
     with pytest.raises(UnsupportedOperator, match="training mode"):
         compile(model)
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+def test_grouped_convolution_over_one_axis(groups: int) -> None:
+    weight = om.floats(4, 4 // groups, 3, seed=1)
+    node = om.node("Conv", "x w", group=groups, strides=[2], pads=[1, 2], dilations=[2])
+    model = om.model([node], {"x": ("float32", (2, 4, 9))}, constants={"w": weight})
+    check(model, {"x": om.floats(2, 4, 9)})

@@ -22,16 +22,34 @@ def conv(node: Node) -> Value:
     """Convolution over 1, 2 or 3 spatial axes."""
     x, weight = node.tensor(0), node.tensor(1)
     shape, kernel = node.shape(x), kernel_of(node, weight)
-    window = windows.read(node, kernel, shape[2:])
+    window, groups = windows.read(node, kernel, shape[2:]), node.attr("group")
+    if len(kernel) == 1 and groups > 1:
+        return _biased(node, _grouped_line(node, x, weight, window, groups), 1)
     result = CONV[len(kernel)](
         x,
         weight,
         strides=window.strides,
         padding=window.pads,
         dilation=window.dilations,
-        groups=node.attr("group"),
+        groups=groups,
     )
     return _biased(node, result, len(kernel))
+
+
+def _grouped_line(
+    node: Node, x: relax.Expr, weight: relax.Expr, window: Window, groups: int
+) -> relax.Expr:
+    """A grouped convolution over one axis as one over two: TVM's kernel of the first is broken."""
+    before, after = window.pads
+    plane = R.nn.conv2d(
+        R.expand_dims(x, [2]),
+        R.expand_dims(weight, [2]),
+        strides=(1, *window.strides),
+        padding=(0, before, 0, after),
+        dilation=(1, *window.dilations),
+        groups=groups,
+    )
+    return node.emit(R.squeeze(node.emit(plane), [2]))
 
 
 def kernel_of(node: Node, weight: relax.Expr) -> list[int]:
