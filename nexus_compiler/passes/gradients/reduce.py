@@ -13,8 +13,10 @@ from nexus_compiler.passes.gradients.rule import Rule, Site, dims, dtype, positi
 op = relax.op
 
 
-def _kept(site: Site, value: relax.Expr) -> relax.Var | relax.Expr:
-    """A result of the reduction with the reduced dimensions as 1."""
+def _kept(site: Site, value: relax.Expr) -> relax.Expr:
+    """A result of the reduction with the reduced dimensions as 1; a scalar stretches as it is."""
+    if site.attrs.keepdims or not dims(value):
+        return value
     shape = dims(site.args[0])
     for axis in positive(site.attrs.axis, len(shape)):
         shape[axis] = 1
