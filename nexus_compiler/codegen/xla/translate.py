@@ -45,6 +45,7 @@ class _Walk:
     table: Mapping[str, Handler]
     values: dict[Any, Any] = field(default_factory=dict)
     sizes: dict[Any, Any] = field(default_factory=dict)
+    callers: tuple[str, ...] = ()
 
     def call(self, arguments: Sequence[Any]) -> Any:
         for parameter, argument in zip(self.program.function.params, arguments, strict=True):
@@ -118,8 +119,14 @@ class _Walk:
             name = str(head.name_hint)
             if name not in self.program.callees:
                 raise self._refuse(f"call of the kernel '{name}'", "export before LegalizeOps")
+            if name in self.callers:
+                raise self._refuse(
+                    f"'{name}' calls itself, as loops do, which XLA cannot",
+                    "build the model for a target of kind 'llvm', or unroll its loop",
+                )
             callee = Program(name, self.program.callees[name], self.program.callees)
-            return _Walk(callee, self.table).call([self._value(item) for item in call.args])
+            inner = _Walk(callee, self.table, callers=(*self.callers, name))
+            return inner.call([self._value(item) for item in call.args])
         if not isinstance(call.op, Op):
             raise self._refuse("a call of a computed function", "inline the function")
         return self._operator(call, str(head.name))
