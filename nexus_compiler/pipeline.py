@@ -50,6 +50,9 @@ def compile(
     model: Any,
     *,
     targets: Sequence[str] = ("native",),
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
     shapes: Mapping[str, Sequence[int | str | None]] | None = None,
     constants: Mapping[str, np.ndarray] | None = None,
     options: CompileOptions | None = None,
@@ -57,8 +60,12 @@ def compile(
     """Compile a model for every target of `targets`.
 
     Args:
-        model: path of an ONNX file, an `onnx.ModelProto`, a `GraphBuilder` or a captured graph.
+        model: path of an ONNX file, an `onnx.ModelProto`, a `torch.nn.Module`, a `GraphBuilder` or
+            a captured graph.
         targets: names that `nexusc targets` lists.
+        args: example inputs of a PyTorch module, in order.
+        kwargs: example inputs of a PyTorch module, by name.
+        dynamic_shapes: which dimensions of these may vary, as `torch.export.export` takes it.
         shapes: sizes of inputs by name; None keeps a dimension as the model has it.
         constants: inputs of an ONNX model that become constants, by name, with their values.
         options: where and how to build; never changes the result.
@@ -74,7 +81,9 @@ def compile(
     options = options or CompileOptions()
     rooms = [_prepare(name) for name in _distinct(targets)]
     options.progress("capture", 0, 1)
-    graph = capture(model, shapes=shapes, constants=constants)
+    graph = capture(
+        model, args, kwargs, shapes=shapes, constants=constants, dynamic_shapes=dynamic_shapes
+    )
     options.progress("capture", 1, 1)
     module = base.run(_marked(graph), pipelines.common(), options.hooks)
     built = [_build_target(module, graph, target, room, options) for target, room in rooms]

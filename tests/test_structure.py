@@ -48,6 +48,7 @@ EXCEPTIONS = {
 SHARED = {"errors", "signature", "manifest", "files", "host", "tensors"}
 MAY_OPEN_ARTIFACTS = (
     "codegen/package.py",
+    "dynamo/",
     "pipeline.py",
     "verify/",
     "cli/",

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo
+from torch._dynamo import config
 from torch._dynamo.backends.common import aot_autograd
-from torch._functorch.aot_autograd import make_boxed_func
+from torch._functorch._aot_autograd.utils import make_boxed_func
 
 from nexus_compiler.dynamo import record
 from nexus_compiler.dynamo.graph import compile_graph
@@ -27,7 +27,7 @@ from nexus_runtime.errors import NexusError, UserError, nearest
 _LOG = logging.getLogger(__name__)
 
 # Without this, Dynamo runs every nn.LSTM, nn.GRU and nn.RNN in eager mode and says nothing.
-torch._dynamo.config.allow_rnn = True
+config.allow_rnn = True
 
 
 @dataclasses.dataclass(frozen=True)

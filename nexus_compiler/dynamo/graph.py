@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,23 +57,19 @@ def compile_graph(
     if not trace.tensors:  # nothing to compute: a graph that only hands inputs on
         call: Callable[..., list[Any]] = _Call(trace, None)
         return call, CompiledGraph.of(kind, module, time.perf_counter() - started, 0, 0)
-    store = CountingStore(None if options.store is None else _path(options.store))
-    settings = {} if options.jobs is None else {"jobs": options.jobs}
+    store = CountingStore(None if options.store is None else Path(options.store))
+    settings = CompileOptions(store=store)
+    if options.jobs is not None:
+        settings = dataclasses.replace(settings, jobs=options.jobs)
     artifact = compile(
         trace.captured(kind),
         targets=(options.target,),
-        options=CompileOptions(store=store, **settings),
+        options=settings,
     )
     loaded = Module(artifact, options.target, num_threads=options.num_threads)
     seconds = time.perf_counter() - started
     entry = CompiledGraph.of(kind, module, seconds, store.built, store.reused)
     return _Call(trace, loaded), entry
-
-
-def _path(value: Any) -> Any:
-    from pathlib import Path
-
-    return Path(value)
 
 
 class _Trace:

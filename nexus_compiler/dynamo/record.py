@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch._dynamo import utils
 
 
 @dataclass(frozen=True)
@@ -130,18 +131,23 @@ def add(graph: CompiledGraph) -> None:
 def reset() -> None:
     """Forget everything so far, Dynamo's own numbers too; compiled functions stay as they are."""
     _RECORD.graphs.clear()
-    torch._dynamo.utils.counters.clear()
-    torch._dynamo.utils.clear_compilation_metrics()
+    utils.counters.clear()
+    utils.clear_compilation_metrics()
 
 
 def report() -> Report:
     """What was compiled in this process since the start, or since `reset`."""
     frames = tuple(
         _frame(one)
-        for one in torch._dynamo.utils.get_compilation_metrics()
+        for one in utils.get_compilation_metrics()
         if one.co_name and one.is_forward is not False
     )
-    breaks = {str(k): int(v) for k, v in torch._dynamo.utils.counters["graph_break"].items()}
+    counters = utils.counters
+    found: collections.Counter[str] = collections.Counter()
+    for kind in ("graph_break", "unimplemented"):  # one or the other, by the cause of the break
+        for reason, count in counters[kind].items():
+            found[str(reason).strip().splitlines()[0]] += int(count)
+    breaks = dict(found)
     return Report(tuple(_RECORD.graphs), frames, breaks)
 
 

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch_models import MODELS, Encoder, eager, leaves, nn, resnet, torch
+from torch_models import MODELS, Encoder, chosen, eager, leaves, nn, resnet, torch
 
 import nexus_compiler
 import nexus_runtime
 from nexus_compiler import CapturedGraph
 from nexus_runtime.errors import CaptureError, UnsupportedOperator
+
+QUICK = {"mlp", "unet", "gru", "encoder", "decoder", "moe", "graph", "mamba"}
 
 
 def run(graph: CapturedGraph, args: tuple[Any, ...], **more: Any) -> dict[str, np.ndarray]:
@@ -34,7 +36,7 @@ def compare(model: Any, graph: CapturedGraph, *batches: tuple[Any, ...], tol: fl
             np.testing.assert_allclose(ours, np.asarray(theirs), rtol=tol, atol=tol)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", chosen(MODELS, QUICK))
 def test_inference(name: str) -> None:
     torch.manual_seed(0)
     case = MODELS[name]
@@ -150,6 +152,15 @@ def test_what_cannot_be_traced_is_an_error() -> None:
 
     with pytest.raises(CaptureError, match=r"torch\.export cannot trace Branch"):
         nexus_compiler.capture(Branch(), (torch.randn(3),))
+
+
+def test_compile_takes_a_module() -> None:
+    model = nn.Linear(3, 2)
+    shapes = ({0: torch.export.Dim("batch")},)
+    artifact = nexus_compiler.compile(model, args=(torch.ones(2, 3),), dynamic_shapes=shapes)
+    x = torch.randn(5, 3)
+    found = nexus_runtime.load(artifact)(np.asarray(x))
+    np.testing.assert_allclose(found, model(x).detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_program_that_is_exported_already() -> None:

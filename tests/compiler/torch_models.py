@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -236,3 +237,10 @@ def eager(model: Any, args: tuple[Any, ...], kwargs: Any = None) -> tuple[list[A
     twin = copy.deepcopy(model)
     with torch.no_grad():
         return leaves(twin(*copy.deepcopy(args), **(kwargs or {}))), twin
+
+
+def chosen(names: Iterable[str], quick: set[str]) -> list[Any]:
+    """`names` as parameters of a test; only those in `quick` run unless all are asked for."""
+    full = bool(os.environ.get("NEXUS_ALL_MODELS"))
+    mark = pytest.mark.skipif(not full, reason="takes long: NEXUS_ALL_MODELS=1 runs all models")
+    return [n if n in quick else pytest.param(n, marks=mark) for n in names]

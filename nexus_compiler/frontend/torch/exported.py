@@ -63,10 +63,12 @@ def _export(model: Any, args: Any, kwargs: Any, dynamic_shapes: Any) -> Any:
     except NexusError:
         raise
     except Exception as error:  # torch.export lets everything through that tracing can raise
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        cures = [place for place, line in enumerate(lines) if "Suggested fixes" in line]
+        cure = " ".join(line.strip() for line in lines[cures[0] + 1 :]) if cures else ""
         raise CaptureError(
-            f"torch.export cannot trace {type(model).__name__}: {reason[0]}",
-            hint="run torch.export.export on it for the whole story",
+            f"torch.export cannot trace {type(model).__name__}: {lines[0]}",
+            hint=cure or "run torch.export.export on it for the whole story",
         ) from error
 
 
