@@ -10,10 +10,11 @@ import numpy as np
 from nexus_compiler.define_by_run import tree
 from nexus_compiler.define_by_run.engine import engine
 from nexus_compiler.frontend.tracing import dtypes, recorder
-from nexus_compiler.frontend.tracing.array import Array, array_of, node_of, record
+from nexus_compiler.frontend.tracing.array import Array
 from nexus_compiler.frontend.tracing.functions import asarray, ones, reductions
 from nexus_compiler.frontend.tracing.nodes import Graph, Node
 from nexus_compiler.frontend.tracing.recorder import Cut
+from nexus_compiler.frontend.tracing.recording import array_of, node_of, record
 from nexus_runtime.errors import UserError
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,10 @@ from nexus_runtime.errors import InternalError
 from nexus_runtime.module import Module
 
 CAPACITY = 1024
-"""Regions that are kept in memory."""
+"""Skeletons of regions that are kept in memory."""
+
+VARIANTS = 32
+"""Compiled regions of one skeleton that are kept."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ class Engine:
 
     def __init__(self) -> None:
         self._families: OrderedDict[Any, _Family] = OrderedDict()
-        self._modules: dict[str, Module] = {}
+        # As long as a region or a plan uses them.
+        self._modules: weakref.WeakValueDictionary[str, Module] = weakref.WeakValueDictionary()
         self._lock = threading.RLock()
         self.report = Report("eager")
 
@@ -95,8 +100,8 @@ class Engine:
 
         key = (session.dynamic, regions.skeleton(graph))
         found = regions.numbers(graph)
-        session.report.regions += 1
         with self._lock:
+            session.report.regions += 1
             family = self._families.setdefault(key, _Family())
             self._families.move_to_end(key)
             for pattern, first, compiled in family.variants:
@@ -125,6 +130,7 @@ class Engine:
         session.report.compiles.append(record)
         compiled = Compiled(module, tuple(sorted(pattern.lifted)), record)
         family.variants.insert(0, (pattern, found, compiled))
+        del family.variants[VARIANTS:]
         return compiled
 
     def _build(self, session: Session, graph: Graph, pattern: Any) -> tuple[Module, str]:
@@ -135,10 +141,11 @@ class Engine:
 
         captured = emission.capture(graph, pattern, differentiate)
         digest = canonical.digest(captured.module["main"])
-        if digest not in self._modules:
-            artifact = compile(captured, options=session.options)
-            self._modules[digest] = nexus_runtime.load(artifact)
-        return self._modules[digest], digest
+        module = self._modules.get(digest)
+        if module is None:
+            module = nexus_runtime.load(compile(captured, options=session.options))
+            self._modules[digest] = module
+        return module, digest
 
 
 def _reason(session: Session, family: _Family, found: Any) -> str:

@@ -9,17 +9,9 @@ from typing import Any
 import numpy as np
 
 from nexus_compiler.frontend.tracing import dtypes, nodes
-from nexus_compiler.frontend.tracing.array import (
-    CPU,
-    Array,
-    Scalar,
-    array_of,
-    known,
-    literal,
-    node_of,
-    record,
-)
+from nexus_compiler.frontend.tracing.array import CPU, Array, Scalar
 from nexus_compiler.frontend.tracing.functions.operands import convert
+from nexus_compiler.frontend.tracing.recording import array_of, known, literal, node_of, record
 from nexus_runtime import tensors
 
 Size = int | Sequence[int]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nexus_compiler.frontend.tracing.array import Array, array_of, node_of, record
+from nexus_compiler.frontend.tracing.array import Array
 from nexus_compiler.frontend.tracing.functions.operands import (
     Operand,
     binary,
@@ -12,6 +12,7 @@ from nexus_compiler.frontend.tracing.functions.operands import (
     operands,
     unary,
 )
+from nexus_compiler.frontend.tracing.recording import array_of, node_of, record
 
 acos = unary("acos", "real floating")
 acosh = unary("acosh", "real floating")

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from nexus_compiler.frontend.tracing import recorder, shapes
-from nexus_compiler.frontend.tracing.array import Array, array_of, known, literal, node_of, record
+from nexus_compiler.frontend.tracing.array import Array
 from nexus_compiler.frontend.tracing.functions import elementwise, manipulation
 from nexus_compiler.frontend.tracing.functions.operands import check, convert, fitting
+from nexus_compiler.frontend.tracing.recording import array_of, known, literal, node_of, record
 
 _INT64 = np.dtype("int64")
 

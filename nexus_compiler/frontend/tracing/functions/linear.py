@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nexus_compiler.frontend.tracing import dtypes, shapes
-from nexus_compiler.frontend.tracing.array import Array, array_of, node_of, record
+from nexus_compiler.frontend.tracing.array import Array
 from nexus_compiler.frontend.tracing.functions import creation, manipulation, reductions
 from nexus_compiler.frontend.tracing.functions.operands import check, convert, fitting
 from nexus_compiler.frontend.tracing.nodes import Shape
+from nexus_compiler.frontend.tracing.recording import array_of, node_of, record
 from nexus_compiler.frontend.tracing.shapes import BroadcastError
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from nexus_compiler.frontend.tracing import dtypes, shapes
-from nexus_compiler.frontend.tracing.array import Array, array_of, literal, node_of, record
+from nexus_compiler.frontend.tracing.array import Array
 from nexus_compiler.frontend.tracing.functions.operands import convert, fitting
 from nexus_compiler.frontend.tracing.nodes import Shape
+from nexus_compiler.frontend.tracing.recording import array_of, literal, node_of, record
 from nexus_compiler.frontend.tracing.shapes import BroadcastError
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from nexus_compiler.frontend.tracing import dtypes, nodes, shapes
-from nexus_compiler.frontend.tracing.array import Array, Scalar, node_of, record
+from nexus_compiler.frontend.tracing.array import Array, Scalar
 from nexus_compiler.frontend.tracing.nodes import Node
+from nexus_compiler.frontend.tracing.recording import node_of, record
 
 Operand = Array | Scalar
 # The identity on integers.

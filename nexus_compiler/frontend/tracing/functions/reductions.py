@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from nexus_compiler.frontend.tracing import dtypes, shapes
-from nexus_compiler.frontend.tracing.array import Array, array_of, literal, node_of, record
+from nexus_compiler.frontend.tracing.array import Array
 from nexus_compiler.frontend.tracing.functions import creation, elementwise
 from nexus_compiler.frontend.tracing.functions.operands import check, convert
+from nexus_compiler.frontend.tracing.recording import array_of, literal, node_of, record
 
 Axes = int | Sequence[int] | None
 

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from nexus_compiler.frontend.tracing import recorder
-from nexus_compiler.frontend.tracing.array import Array, array_of, known
+from nexus_compiler.frontend.tracing.array import Array
 from nexus_compiler.frontend.tracing.functions.operands import check, operands
+from nexus_compiler.frontend.tracing.recording import array_of, known
 
 
 class UniqueAll(NamedTuple):

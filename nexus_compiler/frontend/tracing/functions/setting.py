@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from nexus_compiler.frontend.tracing.array import Array, array_of, literal, node_of, record
+from nexus_compiler.frontend.tracing.array import Array
 from nexus_compiler.frontend.tracing.functions import creation, elementwise, manipulation
 from nexus_compiler.frontend.tracing.functions.indexing import expand_key, take
 from nexus_compiler.frontend.tracing.functions.operands import convert, fitting
+from nexus_compiler.frontend.tracing.recording import array_of, literal, node_of, record
 from nexus_compiler.frontend.tracing.shapes import BroadcastError
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from nexus_compiler.frontend.tracing import dtypes
-from nexus_compiler.frontend.tracing.array import CPU, Array, Scalar, node_of, record
+from nexus_compiler.frontend.tracing.array import CPU, Array, Scalar
+from nexus_compiler.frontend.tracing.recording import node_of, record
 
 e, pi, inf, nan, newaxis = math.e, math.pi, math.inf, math.nan, None
 bool = dtypes.BOOL
