@@ -41,12 +41,12 @@ def empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     buffer = np.empty(size + ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % ALIGNMENT
-    array = buffer[start : start + size].view(dtype).reshape(shape)
     if size:
-        return array
+        return buffer[start : start + size].view(dtype).reshape(shape)
     # NumPy makes up strides for empty arrays, which kernels take for gaps.
-    steps = [int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape))]
-    return np.lib.stride_tricks.as_strided(array, shape, [s * dtype.itemsize for s in steps])
+    counts = (int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape)))
+    strides = [count * dtype.itemsize for count in counts]
+    return np.ndarray(shape, dtype, buffer, start, strides)
 
 
 def aligned(array: np.ndarray) -> np.ndarray:
