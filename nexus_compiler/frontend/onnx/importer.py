@@ -269,6 +269,8 @@ class Importer:
             tensor = self.emit(relax.op.shape_to_tensor(flat))
             tensor = self.emit(relax.op.reshape(tensor, value.array.shape))
             return self.emit(relax.op.astype(tensor, value.dtype))
+        if value.array.size == 0:  # TVM cannot read an empty constant back
+            return self.emit(relax.op.zeros(value.array.shape, value.dtype))
         if value.weight or value.array.size > CODE_ELEMENTS:
             return self._parameter(value)
         return relax.const(

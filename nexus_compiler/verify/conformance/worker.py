@@ -51,6 +51,8 @@ def main(connection: Any, against: bool) -> None:
     with tempfile.TemporaryDirectory() as directory:
         # Nobody loads the modules of these cases again; the objects they are made of stay.
         os.environ["NEXUS_CACHE"] = directory
+        # TVM's warnings would bury the progress that the parent shows.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         connection.send(None)
         while (name := connection.recv()) is not None:
             connection.send((OURS, _timed(lambda case=known[name]: _ours(case, options))))
