@@ -57,7 +57,7 @@ def test_conditions_within_conditions() -> None:
     nested = [node("ReduceMax", "x", "m", keepdims=0), node("Less", "m big", "d")]
     nested += [node("If", "d", "z", **inner)]
     proto = condition(nested, [node("Neg", "x", "z")])
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(0), "big"))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0, "float32"), "big"))
     feeds = [{"x": sign * np.abs(floats(3, 20)), "c": np.array(True)} for sign in (1, -1)]
     check(proto, *(f | {"x": f["x"].astype("float32")} for f in feeds))
 
@@ -136,7 +136,7 @@ def test_a_loop_without_limit_ends_by_its_condition() -> None:
     body = subgraph(
         nodes, {"i": "int64", "c": "bool", "s": "float32"}, {"go": "bool", "s1": "float32"}
     )
-    constants = {"two": np.float32(2), "big": np.float32(1000)}
+    constants = {"two": np.array(2, "float32"), "big": np.array(1000, "float32")}
     proto = model(
         [node("Loop", "_ _ x", "y", body=body)], {"x": ("float32", ())}, ("y",), constants
     )

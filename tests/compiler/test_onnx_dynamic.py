@@ -42,7 +42,7 @@ def test_what_follows_may_use_the_new_size() -> None:
         node("Add", "p o", "q"),
         node("ReduceSum", "q", "y", keepdims=0),
     ]
-    proto = model(nodes, MANY, ("y", "q"), {"zero": np.float32(0)})
+    proto = model(nodes, MANY, ("y", "q"), {"zero": np.array(0, "float32")})
     check(proto, {"x": floats(5, 6)}, {"x": -np.abs(floats(2, 6))})
 
 
@@ -86,7 +86,7 @@ LATE: list[tuple[str, list[np.ndarray], list[list[np.ndarray]], dict[str, Any]]]
     ("Expand", [floats(3, 1)], [[ints(2, 3, 4)], [ints(1, 1, 1)]], {}),
     ("Tile", [floats(3, 2)], [[ints(2, 1)], [ints(0, 3)]], {}),
     ("Reshape", [floats(4, 6)], [[ints(3, -1)], [ints(0, 6)], [ints(24, 1)]], {}),
-    ("TopK", [floats(4, 6)], [[ints(2)], [ints(6)]], {"axis": 0, "largest": 0}),
+    ("TopK", [floats(4, 6)], [[ints(2)], [ints(4)]], {"axis": 0, "largest": 0}),
     ("Pad", [floats(4, 6)], [[ints(1, 2, 3, 0)], [ints(-1, 0, 1, -2)]], {}),
     ("Pad", [floats(4, 6)], [[ints(1, 2, 3, 0)]], {"mode": "reflect"}),
     ("Pad", [floats(4, 6)], [[ints(1, 2, 3, 0)]], {"mode": "edge"}),
@@ -102,12 +102,7 @@ def test_sizes_may_come_late(
     inputs = {name: (a.dtype.name, a.shape) for name, a in zip(names, arrays)}
     outputs = ["y", "places"] if kind == "TopK" else ["y"]
     proto = model([node(kind, " ".join(names), " ".join(outputs), **options)], inputs, outputs)
-    kinds = {"TopK": min(4, 6)}
-    feeds = [
-        dict(zip(names, [*data, *(np.asarray(size) for size in given)]))
-        for given in sizes
-        if kind != "TopK" or given[0][0] <= kinds[kind]
-    ]
+    feeds = [dict(zip(names, [*data, *(np.asarray(size) for size in given)])) for given in sizes]
     check(proto, *feeds)
 
 
