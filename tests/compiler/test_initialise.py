@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 import tvm
 from tvm import relax, tirx
 
+from nexus_compiler.codegen.llvm.schedule import Schedule
 from nexus_compiler.codegen.llvm.schedules.initialise import initialise
 
 
@@ -35,3 +37,24 @@ def test_a_sum_of_nothing_is_zero() -> None:
 
 def test_known_extents_stay_as_they_are() -> None:
     tvm.ir.assert_structural_equal(initialise(kernel(4)), kernel(4))
+
+
+def test_a_form_that_no_family_knows_stays_naive() -> None:
+    # The schedule of convolutions left the channel of a grouped one over one axis unbound.
+    block = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((1, 4, 9), "float32"))
+    w = relax.Var("w", relax.TensorType((4, 1, 3), "float32"))
+    with block.function("main", [x, w]):
+        with block.dataflow():
+            output = block.emit_output(relax.op.nn.conv1d(x, w, groups=4))
+        block.emit_func_output(output)
+    module = Schedule(512, 32).apply(relax.transform.LegalizeOps()(block.get()))
+    (kernel,) = [f for f in module.functions.values() if isinstance(f, tirx.PrimFunc)]
+    named = kernel.with_attr("global_symbol", "main")
+    built = tvm.compile(tvm.IRModule({"main": named}), target="llvm")
+    random = np.random.default_rng(0)
+    arrays = [random.standard_normal(s).astype(np.float32) for s in ((1, 4, 9), (4, 1, 3))]
+    result = tvm.runtime.tensor(np.zeros((1, 4, 7), np.float32))
+    built["main"](*map(tvm.runtime.tensor, arrays), result)
+    expected = torch.conv1d(*map(torch.from_numpy, arrays), groups=4)
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-5, atol=1e-6)

@@ -51,9 +51,21 @@ def schedule(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
     form = _form(function)
     if form is not None:
         for family in FAMILIES:
-            if (scheduled := family(form, machine)) is not None:
+            scheduled = family(form, machine)
+            if scheduled is not None and _is_closed(scheduled):
                 return scheduled
     return initialise(function)
+
+
+def _is_closed(function: tirx.PrimFunc) -> bool:
+    """Whether every variable is bound by a loop or is an open dimension of a parameter.
+
+    A family that leaves another one has met a form that it does not know (grouped convolutions over
+    one axis); the naive kernel is slower, but right.
+    """
+    sizes = {v for p in function.params for dim in p.ty.shape for v in kernel.variables(dim)}
+    used = tirx.analysis.undefined_vars(function.body, list(function.params))
+    return all(variable in sizes for variable in used)
 
 
 def _form(function: tirx.PrimFunc) -> kernel.Kernel | None:
