@@ -63,7 +63,9 @@ def _is_closed(function: tirx.PrimFunc) -> bool:
     A family that leaves another one has met a form that it does not know (grouped convolutions over
     one axis); the naive kernel is slower, but right.
     """
-    sizes = {v for p in function.params for dim in p.ty.shape for v in kernel.variables(dim)}
+    # A parameter may also be a size itself, which the arithmetic of an open dimension needs.
+    tensors = [p.ty for p in function.params if hasattr(p.ty, "shape")]
+    sizes = {v for ty in tensors for dim in ty.shape for v in kernel.variables(dim)}
     used = tirx.analysis.undefined_vars(function.body, list(function.params))
     return all(variable in sizes for variable in used)
 
