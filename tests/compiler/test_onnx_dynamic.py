@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx_models import floats, model, node, whole
-from onnx_pipeline import check
+from onnx_pipeline import Model, check
 
 import nexus_compiler
 import nexus_runtime
@@ -118,6 +118,16 @@ def test_slices_with_bounds_from_data() -> None:
     proto = model([node("Slice", "x a b axes c")], inputs, ("y",), {"axes": ints(0, 1)})
     feeds = [dict(zip("abc", (ints(*part) for part in slices))) for slices in SLICES]
     check(proto, *({"x": floats(5, 6), **f} for f in feeds))
+
+
+WRONG = [("Reshape", (5, 6)), ("Reshape", (-1, 5)), ("Expand", (8, 6)), ("Tile", (-1, 1))]
+
+
+@pytest.mark.parametrize(("kind", "sizes"), WRONG)
+def test_sizes_that_do_not_fit_stop_the_run(kind: str, sizes: tuple[int, int]) -> None:
+    proto = model([node(kind, "x s")], {"x": ("float32", (4, 6)), "s": ("int64", (2,))})
+    with pytest.raises(Exception, match="MatchShape|match_cast|expected|Check"):
+        Model(proto).run({"x": floats(4, 6), "s": ints(*sizes)})
 
 
 def test_what_cannot_come_late_says_so() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,29 @@ from nexus_compiler.frontend.onnx.sizes import Size, expression
 from nexus_compiler.frontend.onnx.values import R, host
 
 
-def sizes(node: Node, tensor: relax.Expr, number: int) -> list[Size]:
-    """The elements of an int tensor, so many, as new symbolic sizes; none may be negative."""
+def sizes(
+    node: Node, tensor: relax.Expr, number: int, known: Mapping[int, Size] | None = None
+) -> list[Size]:
+    """The elements of an int tensor, so many, as new symbolic sizes.
+
+    A run stops where an element is negative, or is not what `known` says of it (by position).
+    """
     if not number:
         return []
     flat = node.emit(R.reshape(R.astype(tensor, "int64"), [number]))
-    found: Any = [node.importer.unknown(f"{node.kind.lower()}_{i}") for i in range(number)]
+    negative = R.astype(R.less(flat, node.scalar(0, "int64")), "int64")
+    # One number more, which must be zero: how many are negative.
+    checked = node.emit(R.concat([flat, R.sum(node.emit(negative), [0], True)], 0))
+    found: list[Any] = [
+        known[i] if known and i in known else node.importer.unknown(f"{node.kind.lower()}_{i}")
+        for i in range(number)
+    ]
     # What TVM makes of `tensor_to_shape` in its time; it adds variables that these would equal.
     shape = relax.op.call_pure_packed(
-        "vm.builtin.tensor_to_shape", flat, ty_args=relax.ShapeType(ndim=number)
+        "vm.builtin.tensor_to_shape", checked, ty_args=relax.ShapeType(ndim=number + 1)
     )
-    node.importer.builder.match_cast(node.emit(shape), relax.ShapeType(found))
+    wanted: Any = [expression(size) for size in (*found, 0)]
+    node.importer.builder.match_cast(node.emit(shape), relax.ShapeType(wanted))
     return found
 
 

@@ -85,11 +85,14 @@ def expand(node: Node) -> Value:
         wanted = R.concat([R.ones([len(own) - rank], "int64"), wanted], 0)
     x = node.emit(R.reshape(x, own))
     mine = counting.vector(node, own)
-    both = R.where(R.equal(mine, node.scalar(1, "int64")), wanted, mine)
-    for axis, size in enumerate(counting.sizes(node, both, len(own))):
-        if node.sizes.equal(own[axis], 1) is False:
-            continue
-        x = at(node, x, _repeating(node, size, own[axis]), axis)
+    one = node.scalar(1, "int64")
+    fits = R.logical_or(R.equal(wanted, one), R.equal(wanted, mine))
+    # -1 stops the run.
+    both = R.where(R.equal(mine, one), wanted, R.where(fits, mine, node.scalar(-1, "int64")))
+    fixed = {axis: size for axis, size in enumerate(own) if node.sizes.equal(size, 1) is False}
+    for axis, size in enumerate(counting.sizes(node, both, len(own), fixed)):
+        if axis not in fixed:
+            x = at(node, x, _repeating(node, size, own[axis]), axis)
     return x
 
 
@@ -123,7 +126,11 @@ def reshape(node: Node) -> Value:
     known = R.prod(node.emit(R.where(open_, one, wanted)))
     total = counting.scalar(node, node.sizes.product(own))
     rest = R.floor_divide(total, R.maximum(known, one))
-    return R.reshape(x, counting.sizes(node, R.where(open_, rest, wanted), rank))
+    shape = node.emit(R.where(open_, rest, wanted))
+    every = R.concat([shape, R.prod(shape, [0], True)], 0)
+    # The number of elements must stay, or memory beyond the tensor would be read.
+    fixed = {rank: node.sizes.product(own)}
+    return R.reshape(x, counting.sizes(node, every, rank + 1, fixed)[:rank])
 
 
 @late("Slice")
