@@ -30,7 +30,7 @@ test-fast: setup  ## the tests that need no device, no emulator and no network
 lint: setup  ## style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: setup  ## put the source into the house style
 	$(BIN)/ruff check --fix
