@@ -226,6 +226,13 @@ def test_mistakes_are_found_at_the_call() -> None:
         xp.sqrt(xp.asarray([1]))
 
 
+def test_constants_that_are_no_numbers() -> None:
+    assert xp.full((2,), float("inf")).tolist() == [np.inf, np.inf]
+    assert np.isnan(float(xp.mean(xp.zeros((0,)))))
+    assert np.isnan(float(xp.var(xp.asarray(float("nan")))))
+    assert xp.signbit(xp.tanh(xp.asarray(-0.0)))
+
+
 def test_what_no_program_ran_is_not_computed() -> None:
     x = xp.asarray(np.ones(3))
     dropped = xp.exp(x)

@@ -77,7 +77,10 @@ def _remainder(it: Operation) -> Any:
     zero = it.number(0)
     crossed = it.emit(op.logical_xor(it.emit(op.less(rest, zero)), it.emit(op.less(right, zero))))
     turn = it.emit(op.logical_and(crossed, it.emit(op.not_equal(rest, zero))))
-    return op.where(turn, it.emit(op.add(rest, right)), rest)
+    turned = it.emit(op.where(turn, it.emit(op.add(rest, right)), rest))
+    below = it.emit(op.less(right, zero))
+    nothing = it.emit(op.where(below, it.number(-0.0), zero))  # the sign is the divisor's here too
+    return op.where(it.emit(op.equal(rest, zero)), nothing, turned)
 
 
 @emitter("pow")

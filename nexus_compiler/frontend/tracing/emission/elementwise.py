@@ -29,7 +29,6 @@ simple(
     sin=op.sin,
     sqrt=op.sqrt,
     tan=op.tan,
-    tanh=op.tanh,
     negative=op.negative,
     ceil=op.ceil,
     floor=op.floor,
@@ -150,6 +149,12 @@ def _odd(it: Operation, magnitude: Any) -> Any:
 
 def _of(it: Operation, name: str, *inputs: Any) -> Any:
     return it.emit(EMITTERS[name](Operation(inputs, it.attrs, it.sizes, it.dtype, it.emit)))
+
+
+@emitter("tanh")
+def _tanh(it: Operation) -> Any:
+    found = it.emit(op.tanh(it.x))
+    return op.where(it.emit(op.equal(it.x, it.number(0))), it.x, found)  # TVM's loses -0.0
 
 
 @emitter("asinh")

@@ -142,7 +142,8 @@ def _broadcast_to(it: Operation) -> Any:
 
 @emitter("full")
 def _full(it: Operation) -> Any:
-    return op.full(relax.ShapeExpr(list(it.sizes)), it.x, it.dtype)
+    # TVM's own "full" stumbles over NaN and infinity.
+    return op.broadcast_to(it.x, relax.ShapeExpr(list(it.sizes))) if it.sizes else it.x
 
 
 @emitter("arange")

@@ -84,7 +84,11 @@ def var(
     check("var", x.dtype, ("real floating",))
     over = shapes.axes(axis, x.ndim)
     count = shapes.count(tuple(x.shape[one] for one in over))
-    distance = x - mean(x, axis=over, keepdims=True)
+    if count == 1:  # TVM takes x - x for 0, whatever x is
+        zeros = creation.zeros_like(x)
+        distance = elementwise.where(elementwise.isfinite(x), zeros, float("nan"))
+    else:
+        distance = x - mean(x, axis=over, keepdims=True)
     total = sum(distance * distance, axis=over, keepdims=keepdims)
     left = count - correction
     return total / left if left > 0 else total * float("nan")
