@@ -24,11 +24,14 @@ def alternate(
     contenders: Mapping[str, Callable[[], object]],
     *,
     rounds: int,
+    turn: float = 0.0,
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Timing]:
-    """Time every contender `rounds` times after three calls to warm up.
+    """Let every contender have `rounds` turns after three calls to warm up.
 
+    A turn is one call; with `turn`, a call that is not timed and then calls for so many seconds, so
+    that quick calls are not measured in the caches and beside the spinning threads of another.
     Medians and p99, not minimums: those hide the stalls of threads that wait for each other.
     """
     for call in contenders.values():
@@ -39,10 +42,21 @@ def alternate(
     for _ in range(rounds):
         generator.shuffle(order)
         for name, call in order:
-            begin = clock()
-            call()
-            samples[name].append(clock() - begin)
+            samples[name] += _take_turn(call, turn, clock)
     return [_summary(name, times) for name, times in samples.items()]
+
+
+def _take_turn(call: Callable[[], object], turn: float, clock: Callable[[], float]) -> list[float]:
+    if turn:
+        call()
+    times: list[float] = []
+    left = turn
+    while not times or left > 0:
+        begin = clock()
+        call()
+        times.append(clock() - begin)
+        left -= times[-1]
+    return times
 
 
 def _summary(name: str, times: list[float]) -> Timing:

@@ -120,3 +120,13 @@ def test_contenders_take_turns() -> None:
     rounds = calls[6:]
     assert all(set(rounds[i : i + 2]) == {"a", "b"} for i in range(0, 20, 2))
     assert rounds != ["a", "b"] * 10, "the order is random"
+
+
+def test_a_turn_is_as_many_calls_as_fill_it() -> None:
+    ticks = itertools.count()
+    calls: list[str] = []
+    (said,) = timing.alternate(
+        {"a": lambda: calls.append("a")}, rounds=2, turn=4, clock=lambda: float(next(ticks))
+    )
+    assert said.calls == 2 * 4
+    assert len(calls) == 3 + 2 * (1 + 4), "the first call of a turn is not timed"
