@@ -42,7 +42,7 @@ proto: setup  ## generate the gRPC code from scheduler.proto
 
 schema: setup  ## write the JSON schema of the manifest to docs/
 	$(BIN)/python -c 'import json; from nexus_runtime.manifest import json_schema; \
-	    print(json.dumps(json_schema(), indent=1, sort_keys=True))' > docs/manifest-v1.schema.json
+	    print(json.dumps(json_schema(), indent=1, sort_keys=True))' > docs/manifest-v2.schema.json
 
 zoo: setup  ## fetch the real models that the tests use
 	$(BIN)/python tests/zoo.py

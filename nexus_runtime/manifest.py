@@ -10,7 +10,9 @@ from nexus_runtime.errors import ArtifactError
 from nexus_runtime.signature import Signature, TensorSpec
 
 FORMAT = "nexus-artifact"
-VERSION = 1
+VERSION = 2
+"""1 had no guards in its functions; a reader that knows none must not run a model that has some."""
+READABLE = (1, VERSION)
 
 
 class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,9 +120,10 @@ def decode(data: bytes, *, origin: str) -> Manifest:
                 f"{origin}: the manifest says format '{header.format}', not '{FORMAT}'",
                 hint="this is no Nexus artifact",
             )
-        if header.version != VERSION:
+        if header.version not in READABLE:
             raise ArtifactError(
-                f"{origin} has manifest version {header.version}, this release reads {VERSION}",
+                f"{origin} has manifest version {header.version}, this release reads "
+                f"{' and '.join(map(str, READABLE))}",
                 hint="update nexus-compiler" if header.version > VERSION else "compile it again",
             )
         return msgspec.json.decode(data, type=Manifest)
@@ -129,5 +132,5 @@ def decode(data: bytes, *, origin: str) -> Manifest:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of this version (published as `docs/manifest-v1.schema.json`)."""
+    """The JSON schema of this version (published as `docs/manifest-v2.schema.json`)."""
     return msgspec.json.schema(Manifest)

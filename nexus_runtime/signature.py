@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import msgspec
 import numpy as np
 
+from nexus_runtime import guards as conditions
 from nexus_runtime.errors import InputError, nearest
 
 Dim = int | str
@@ -32,7 +33,9 @@ class FunctionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One entry of a module, called as `function(*inputs, *parameters) -> outputs`.
 
     `updates` maps outputs to the parameters that they are the next values of: mutable state, such
-    as the running statistics of a batch norm, which the caller keeps.
+    as the running statistics of a batch norm, which the caller keeps. `guards` are conditions on
+    the sizes of symbolic dimensions (see `nexus_runtime/guards.py`): what the model was captured
+    for, and what its kernels rely on.
     """
 
     name: str
@@ -40,12 +43,23 @@ class FunctionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: tuple[TensorSpec, ...]
     parameters: tuple[str, ...] = ()
     updates: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    guards: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse guards that could not be checked: with ValueError, as msgspec expects it."""
+        if not self.guards:
+            return
+        known = {dim for spec in self.inputs for dim in spec.shape if isinstance(dim, str)}
+        for guard in self.guards:
+            for name in conditions.dimensions(guard):
+                if name not in known:
+                    raise ValueError(f"guard '{guard}': no input has a dimension '{name}'")
 
     def check(self, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
         """Check `arrays` (by input name) against the inputs; return the size of every symbolic dim.
 
         Raises:
-            InputError: a name, a dtype, a rank or a dimension does not fit.
+            InputError: a name, a dtype, a rank or a dimension does not fit, or a guard is not met.
         """
         names = [spec.name for spec in self.inputs]
         if unknown := [name for name in arrays if name not in names]:
@@ -57,7 +71,23 @@ class FunctionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if spec.name not in arrays:
                 raise InputError(f"input '{spec.name}' is missing", hint=f"it is {spec}")
             _check_one(spec, arrays[spec.name], sizes)
+        for guard in self.guards:
+            if not conditions.holds(guard, sizes):
+                raise self._unmet(guard, sizes)
         return sizes
+
+    def _unmet(self, guard: str, sizes: Mapping[str, int]) -> InputError:
+        """The error for sizes that break `guard`, with the first place of each dimension."""
+        told: list[str] = []
+        for name in conditions.dimensions(guard):
+            spec, axis = next((s, s.shape.index(name)) for s in self.inputs if name in s.shape)
+            told.append(
+                f"input '{spec.name}' is {sizes[name]} long on axis {axis} (dimension '{name}')"
+            )
+        return InputError(
+            f"{' and '.join(told)}, but '{self.name}' needs {guard}",
+            hint="the model was captured for such sizes only: capture it again for others",
+        )
 
 
 class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

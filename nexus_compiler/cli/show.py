@@ -42,6 +42,7 @@ def _signature(manifest: Manifest) -> str:
         lines.append(f"function    {function.name}")
         lines += [f"  input     {spec}" for spec in function.inputs]
         lines += [f"  output    {spec}" for spec in function.outputs]
+        lines += [f"  guard     {guard}" for guard in function.guards]
     count = len(manifest.signature.parameters)
     return "\n".join([*lines, f"parameters  {count} tensors"])
 

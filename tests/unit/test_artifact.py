@@ -107,7 +107,7 @@ def test_a_compressed_member_is_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": manifest.VERSION + 1}, "manifest version 2, this release reads 1"),
+        ({"version": manifest.VERSION + 1}, "manifest version 3, this release reads 1 and 2"),
         ({"format": "something"}, "format 'something'"),
     ],
 )
@@ -153,6 +153,24 @@ def test_a_cut_file_is_refused(length: int) -> None:
 
 
 def test_the_published_schema_is_that_of_the_code() -> None:
-    path = Path(__file__).parents[2] / "docs" / "manifest-v1.schema.json"
+    path = Path(__file__).parents[2] / "docs" / "manifest-v2.schema.json"
     schema = json.loads(json.dumps(manifest.json_schema()))
     assert json.loads(path.read_text()) == schema, "run `make schema`"
+
+
+def test_manifests_of_the_first_version_are_read() -> None:
+    described = json.loads(rewritable := example().manifest.encode())
+    assert b'"guards"' in rewritable
+    described["version"] = 1
+    for function in described["signature"]["functions"]:
+        del function["guards"]
+    opened = manifest.decode(json.dumps(described).encode(), origin="old")
+    assert opened.signature == example().manifest.signature
+
+
+@pytest.mark.parametrize("guard", ["n <= 4", "2 +", "__import__('os')", "x.y > 1", "n ** 9 > 2"])
+def test_guards_that_cannot_be_checked_are_refused(guard: str) -> None:
+    described = json.loads(example().manifest.encode())
+    described["signature"]["functions"][0]["guards"] = [guard]
+    with pytest.raises(ArtifactError, match=r"damaged.*functions\[0\]"):
+        manifest.decode(json.dumps(described).encode(), origin="strange")

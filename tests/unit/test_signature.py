@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from nexus_runtime import guards
 from nexus_runtime.errors import InputError
 from nexus_runtime.signature import FunctionSpec, Signature, TensorSpec
 
@@ -45,3 +49,52 @@ def test_what_does_not_fit_is_named(given: dict[str, np.ndarray], message: str) 
 def test_unknown_function_names_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean main"):
         Signature((SPEC,)).function("mian")
+
+
+def test_guards_are_checked_and_named() -> None:
+    spec = msgspec.structs.replace(SPEC, guards=("batch <= 8", "batch % 2 == 0"))
+    assert spec.check(arrays(6)) == {"batch": 6}
+    with pytest.raises(InputError) as caught:
+        spec.check(arrays(10))
+    told = "input 'x' is 10 long on axis 0 (dimension 'batch'), but 'main' needs batch <= 8"
+    assert caught.value.message == told
+    with pytest.raises(InputError, match="'main' needs batch % 2 == 0"):
+        spec.check(arrays(3))
+
+
+def test_a_guard_over_two_dimensions_names_both() -> None:
+    spec = FunctionSpec(
+        "main",
+        (TensorSpec("x", "float32", ("rows",)), TensorSpec("y", "float32", (2, "past"))),
+        (),
+        guards=("past == 2*rows + 1",),
+    )
+    given = {"x": np.zeros(3, np.float32), "y": np.zeros((2, 7), np.float32)}
+    assert spec.check(given) == {"rows": 3, "past": 7}
+    given["y"] = given["y"][:, 1:]
+    with pytest.raises(InputError, match="'y' is 6 long on axis 1 .* and input 'x' is 3 long"):
+        spec.check(given)
+
+
+def test_guards_on_unknown_dimensions_are_refused() -> None:
+    with pytest.raises(ValueError, match="no input has a dimension 'rows'"):
+        msgspec.structs.replace(SPEC, guards=("rows < 3",))
+
+
+@given(st.integers(0, 99), st.integers(0, 9))
+def test_conditions_are_pythons(a: int, b: int) -> None:
+    condition = "not (a % b == 1 or max(a, 2*b) - 1 < 7) and a // b >= -b"
+    wanted = b > 0 and not (a % b == 1 or max(a, 2 * b) - 1 < 7) and a // b >= -b
+    assert guards.holds(condition, {"a": a, "b": b}) == wanted
+    assert set(guards.dimensions(condition)) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a <", "a.b", "a[0]", "f(a)", "min(a)", "max(a, key=b)", "2 ** a", "a << 9", "'a' < b",
+     "1.5 < a", "lambda: a", "(" * 300 + "a" + ")" * 300, "a + " * 900 + "a", "[a]", "a := 3",
+     "99999999999999999999 > a"],
+)  # fmt: skip
+def test_other_code_is_no_condition(text: str) -> None:
+    with pytest.raises(ValueError, match="condition"):
+        guards.dimensions(text)
