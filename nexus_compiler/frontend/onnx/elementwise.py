@@ -113,7 +113,8 @@ for _name, _pair in BINARY.items():
 def variadic(node: Node) -> Value:
     """Max, Min, Sum and Mean of any number of tensors."""
     tensors = align(node, node.tensors())
-    total = reduce(VARIADIC[node.kind], tensors)
+    # Bound one by one: TVM walks nested expressions on the stack, which thousands overflow.
+    total = reduce(lambda a, b: node.emit(VARIADIC[node.kind](a, b)), tensors)
     if node.kind != "Mean" or len(tensors) == 1:
         return total
     return R.divide(total, node.scalar(len(tensors), node.dtype(tensors[0])))

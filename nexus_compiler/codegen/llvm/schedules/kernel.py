@@ -79,14 +79,29 @@ def is_reduction(axis: tirx.IterVar) -> bool:
 
 def _worth_inlining(block: SBlock, readers: Sequence[SBlock]) -> bool:
     value, buffer = block.body.value, block.body.buffer
-    uses = sum(len(loads(reader.body, buffer)) for reader in readers)
-    if uses > 1 and uses * _size(value) > _LARGEST:
+    uses = [load for reader in readers for load in loads(reader.body, buffer)]
+    if len(uses) > 1 and len(uses) * _size(value) > _LARGEST:
+        return False
+    if sum(_growth(block, load) for load in uses) > _LARGEST:
         return False
     if calls(value) <= _CHEAP_CALLS and not contains(value, tirx.Div):
         return True
     # Copies of a costly value are merged again by LLVM only where one loop holds them all.
     turns = _turns(block)
     return all(_elementwise(reader) and _same(_turns(reader), turns) for reader in readers)
+
+
+def _growth(block: SBlock, load: TensorLoad) -> int:
+    """How many nodes are added when places used several times in `block` are those of `load`.
+
+    In a chain of reshapes and transpositions each place is a sum of parts of the one before.
+    """
+    used: list[tirx.Var] = []
+    tvm_ffi.structural_walk(block.body.value, (tirx.Var, used.append))
+    return sum(
+        (sum(map(axis.same_as, used)) - 1) * _size(place)
+        for axis, place in zip(block.body.indices, load.indices)
+    )
 
 
 def _turns(block: SBlock) -> list[Any]:
