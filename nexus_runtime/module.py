@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,14 @@ class Module:
         parameters: the weights by name, read-only; pass others to `run` to use others.
     """
 
-    def __init__(self, artifact: Artifact, target: str, *, num_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        target: str,
+        *,
+        num_threads: int | None = None,
+        affinity: Sequence[int] | None = None,
+    ) -> None:
         entry = artifact.module(target)
         if lacking := host.unmet(entry.requires):
             raise DeviceError(
@@ -42,6 +49,7 @@ class Module:
             artifact.module_bytes(target),
             self.manifest.signature,
             num_threads=num_threads,
+            affinity=affinity,
         )
         functions = self.manifest.signature.functions
         self._executor.keep({f.name: [weights[name] for name in f.parameters] for f in functions})
@@ -119,21 +127,33 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 
 
 def load(
-    source: str | Path | Artifact, *, target: str | None = None, num_threads: int | None = None
+    source: str | Path | Artifact,
+    *,
+    target: str | None = None,
+    num_threads: int | None = None,
+    affinity: Sequence[int] | None = None,
 ) -> Module:
     """Load the module of `source` that suits this machine best, or the one for `target`.
 
     Args:
         source: the path of an `.nxa` file, or an artifact in memory.
         target: which module; by default the one of highest rank whose needs this machine meets.
-        num_threads: threads for one call; by default what the executor takes for good.
+        num_threads: threads for one call, the caller's among them; 1 is the sequential mode, in
+            which no other thread ever runs. By default one for each core that this process may
+            use (hyperthreads of a core count once, and no more than a container's share), or
+            `TVM_NUM_THREADS`. Modules share their workers, whatever number each of them uses.
+        affinity: numbers of the cores that the workers keep to; by default those that the calling
+            thread may run on now. A caller's own thread is never moved.
 
     Raises:
         ArtifactError: the file is missing, damaged or was changed.
-        DeviceError: no module runs on this machine; the message says what each lacks.
+        DeviceError: no module runs on this machine; the message says what each lacks. Or the
+            threads that are asked for cannot be had.
     """
     artifact = source if isinstance(source, Artifact) else Artifact.open(source)
-    return Module(artifact, target or _best_target(artifact), num_threads=num_threads)
+    return Module(
+        artifact, target or _best_target(artifact), num_threads=num_threads, affinity=affinity
+    )
 
 
 def _best_target(artifact: Artifact) -> str:

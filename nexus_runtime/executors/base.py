@@ -41,7 +41,12 @@ _EXECUTORS = {
 
 
 def open_module(
-    executor: str, data: bytes, signature: Signature, *, num_threads: int | None
+    executor: str,
+    data: bytes,
+    signature: Signature,
+    *,
+    num_threads: int | None,
+    affinity: Sequence[int] | None = None,
 ) -> Executor:
     """Open a module file with the executor called `executor`.
 
@@ -55,4 +60,4 @@ def open_module(
             hint=nearest(executor, _EXECUTORS),
         )
     module = importlib.import_module(_EXECUTORS[executor])
-    return module.open_module(data, signature, num_threads=num_threads)
+    return module.open_module(data, signature, num_threads=num_threads, affinity=affinity)

@@ -68,19 +68,32 @@ def import_jax(platforms: Sequence[str]) -> Any:
             del os.environ["JAX_PLATFORMS"]
 
 
-def open_module(data: bytes, signature: Signature, *, num_threads: int | None) -> Executor:
+def open_module(
+    data: bytes,
+    signature: Signature,
+    *,
+    num_threads: int | None,
+    affinity: Sequence[int] | None = None,
+) -> Executor:
     """Open a module file; functions are compiled when they first run with a set of shapes.
 
     Args:
         data: a module file.
         signature: what it must offer.
         num_threads: not used: XLA has one thread pool per process, sized when JAX starts.
+        affinity: must be None, for the same reason.
 
     Raises:
         ArtifactError: the file is damaged, from the future, or lacks a function.
-        DeviceError: JAX is not installed, or has no device that the module was built for.
+        DeviceError: JAX is not installed, or has no device that the module was built for; or
+            `affinity` is given.
     """
     del num_threads
+    if affinity is not None:
+        raise DeviceError(
+            "XLA's threads cannot be kept to cores of one module",
+            hint="leave `affinity` out, or bind the whole process (taskset) before JAX starts",
+        )
     file = _read(data)
     for function in signature.functions:
         if function.name not in file.functions:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from nexus_runtime import files, tensors
+from nexus_runtime import files, tensors, threads
 from nexus_runtime.errors import ArtifactError, DeviceError
 from nexus_runtime.signature import Signature
 
@@ -33,9 +33,15 @@ _PREPARE, _RUN = "__prepare", "__run"
 _BFLOAT16, _BFLOAT16_CODE, _UINT16_CODE = "bfloat16", (4, 16), (1, 16)
 
 
-def open_module(data: bytes, signature: Signature, *, num_threads: int | None) -> TvmExecutor:
+def open_module(
+    data: bytes,
+    signature: Signature,
+    *,
+    num_threads: int | None,
+    affinity: Sequence[int] | None = None,
+) -> TvmExecutor:
     """Open a shared library; see `executors.base.open_module`."""
-    return TvmExecutor(data, signature, num_threads=num_threads)
+    return TvmExecutor(data, signature, threads.settle(num_threads, affinity))
 
 
 @dataclass(frozen=True)
@@ -49,11 +55,12 @@ class _Kept:
 class TvmExecutor:
     """A pool of virtual machines over one library: each call takes one out and puts it back."""
 
-    def __init__(self, data: bytes, signature: Signature, *, num_threads: int | None) -> None:
-        _configure_threads(num_threads)
+    def __init__(self, data: bytes, signature: Signature, setting: threads.Threads) -> None:
         self._ffi = _load_runtime()
         self._results = {f.name: [o.dtype for o in f.outputs] for f in signature.functions}
-        self._library = self._ffi.load_module(str(_unpack(data)))
+        path = _unpack(data, setting.label)
+        self._library = self._ffi.load_module(str(path))
+        threads.install(path, setting, self._ffi.LIB)
         self._idle: list[Any] = []
         self._lock = threading.Lock()
         self._weights: Mapping[str, Sequence[np.ndarray]] = {}
@@ -138,14 +145,6 @@ class _Relabelled:
         return _CPU, 0
 
 
-def _configure_threads(num_threads: int | None) -> None:
-    # Read once, at the first parallel kernel of the process. TVM's own choices are half of the
-    # cores, and to bind its workers, which puts two of them on one core of a virtual machine.
-    count = num_threads or len(os.sched_getaffinity(0))
-    os.environ.setdefault("TVM_NUM_THREADS", str(count))
-    os.environ.setdefault("TVM_BIND_THREADS", "0")
-
-
 @functools.cache
 def _load_runtime() -> Any:
     with _without_torch():
@@ -198,10 +197,18 @@ def _without_torch() -> Generator[None]:
         del sys.modules["torch"]
 
 
-def _unpack(data: bytes) -> Path:
-    """Put the library where the loader can map it, under a name that follows from its content."""
+# The setting of threads that the library of each digest was first loaded with in this process.
+_first_settings: dict[str, str] = {}
+
+
+def _unpack(data: bytes, setting: str) -> Path:
+    """Put the library where the loader can map it, under a name that follows from its content.
+
+    A library holds one pointer to its launcher: for another setting there must be another file.
+    """
     digest = hashlib.sha256(data).hexdigest()
-    path = _module_directory() / f"{digest}.so"
+    first = _first_settings.setdefault(digest, setting)
+    path = _module_directory() / f"{digest}{'' if first == setting else f'-{setting}'}.so"
     try:
         if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             files.write_atomically(path, data)

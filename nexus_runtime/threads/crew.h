@@ -1,0 +1,194 @@
+/* Workers that share a set of cores, and the jobs that they help with.
+ *
+ * A job lives on the stack of its caller. Workers enter it under the crew's lock; its caller takes
+ * it off the list, and returns when nobody is inside any more.
+ */
+#ifndef NEXUS_CREW_H
+#define NEXUS_CREW_H
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+#include "word.h"
+
+enum { MAX_THREADS = 256, MAX_CPUS = 1024 };
+
+static const size_t STACK_BYTES = 8 << 20; /* as the main thread's: kernels keep tiles there */
+
+/* The interface that TVM's generated code calls (tvm/runtime/c_backend_api.h). */
+typedef struct {
+  void *sync_handle;
+  int32_t num_task;
+} group_env;
+typedef int (*task_fn)(int task, group_env *env, void *data);
+typedef int (*launch_fn)(task_fn run, void *data, int num_task);
+
+typedef struct job {
+  task_fn run;
+  void *data;
+  group_env env;
+  int room;         /* workers that may still enter; under the crew's lock */
+  struct job *next; /* under the crew's lock */
+  OWN_LINE atomic_int ticket;
+  OWN_LINE atomic_uint inside;
+  atomic_int status;
+  _Atomic(void *) error;
+} job;
+
+typedef struct {
+  pthread_mutex_t lock;
+  _Atomic(job *) jobs; /* the oldest first; written under the lock */
+  atomic_int closed;
+  int hired; /* under the lock, as the rest */
+  int limit;
+  pthread_t workers[MAX_THREADS];
+  int cpu_count;
+  int cpus[MAX_CPUS];
+  word launches;
+  word returns;
+} crew;
+
+static _Thread_local int in_task;
+
+/* Errors of tvm_ffi live in the thread that raised them, and have to reach the caller's. */
+static void (*take_error)(void **error);
+static void (*raise_error)(void *error);
+static int (*drop_error)(void *error);
+
+static void fail(job *j, int status) {
+  void *error = NULL, *none = NULL;
+  if (take_error) take_error(&error);
+  atomic_store(&j->status, status);
+  atomic_store(&j->ticket, j->env.num_task); /* nobody needs the rest */
+  if (error && !atomic_compare_exchange_strong(&j->error, &none, error)) drop_error(error);
+}
+
+static void run_tasks(job *j) {
+  for (;;) {
+    int task = atomic_fetch_add(&j->ticket, 1);
+    if (task >= j->env.num_task) return;
+    int status = j->run(task, &j->env, j->data);
+    if (status != 0) fail(j, status);
+  }
+}
+
+static job *enter(crew *c) {
+  if (atomic_load(&c->jobs) == NULL) return NULL;
+  pthread_mutex_lock(&c->lock);
+  job *j = atomic_load(&c->jobs);
+  while (j && (j->room == 0 || atomic_load(&j->ticket) >= j->env.num_task)) j = j->next;
+  if (j) {
+    j->room--;
+    atomic_fetch_add(&j->inside, 1);
+  }
+  pthread_mutex_unlock(&c->lock);
+  return j;
+}
+
+static void leave(crew *c, job *j) {
+  /* The last touch of the job: when nobody is inside, its caller may return. */
+  if (atomic_fetch_sub(&j->inside, 1) == 1 && atomic_load(&c->returns.sleepers)) {
+    word_bump(&c->returns, MAX_THREADS);
+  }
+}
+
+static void keep_to_cores(const crew *c) {
+#if defined(__linux__)
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  for (int i = 0; i < c->cpu_count; ++i) CPU_SET(c->cpus[i], &cpus);
+  /* Cores that have gone since do no harm: the worker stays on those of its maker. */
+  if (c->cpu_count) sched_setaffinity(0, sizeof(cpus), &cpus);
+#else
+  (void)c;
+#endif
+}
+
+static void *work(void *argument) {
+  crew *c = argument;
+  in_task = 1;
+  keep_to_cores(c);
+  while (!atomic_load(&c->closed)) {
+    unsigned seen = atomic_load(&c->launches.value);
+    job *j = enter(c);
+    if (j) {
+      run_tasks(j);
+      leave(c, j);
+    } else if (!spin(&c->launches.value, seen, 0)) {
+      atomic_fetch_add(&c->launches.sleepers, 1);
+      if (!atomic_load(&c->closed)) word_wait(&c->launches, seen);
+      atomic_fetch_sub(&c->launches.sleepers, 1);
+    }
+  }
+  return NULL;
+}
+
+static void wait_for_workers(crew *c, job *j) {
+  if (spin(&j->inside, 0, 1)) return;
+  atomic_fetch_add(&c->returns.sleepers, 1);
+  for (;;) {
+    unsigned seen = atomic_load(&c->returns.value);
+    if (atomic_load(&j->inside) == 0) break;
+    word_wait(&c->returns, seen);
+  }
+  atomic_fetch_sub(&c->returns.sleepers, 1);
+}
+
+/* Under the lock: as many workers as one launch may use, or as many as the system grants. */
+static void hire(crew *c, int wanted) {
+  pthread_attr_t attributes;
+  sigset_t all, before;
+  if (wanted > c->limit) wanted = c->limit;
+  if (c->hired >= wanted || atomic_load(&c->closed)) return;
+  pthread_attr_init(&attributes);
+  pthread_attr_setstacksize(&attributes, STACK_BYTES);
+  /* Signals are for the threads of the program. */
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  while (c->hired < wanted && pthread_create(&c->workers[c->hired], &attributes, work, c) == 0) {
+    c->hired++;
+  }
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  pthread_attr_destroy(&attributes);
+  if (c->hired < wanted) c->limit = c->hired;
+}
+
+static void publish(crew *c, job *j) {
+  int helpers = j->room; /* others change it as soon as they find the job */
+  pthread_mutex_lock(&c->lock);
+  hire(c, helpers);
+  job *last = atomic_load(&c->jobs);
+  while (last && last->next) last = last->next;
+  if (last) last->next = j;
+  else atomic_store(&c->jobs, j);
+  pthread_mutex_unlock(&c->lock);
+  word_bump(&c->launches, helpers);
+}
+
+static void withdraw(crew *c, job *j) {
+  pthread_mutex_lock(&c->lock);
+  job *before = atomic_load(&c->jobs);
+  if (before == j) {
+    atomic_store(&c->jobs, j->next);
+  } else {
+    while (before->next != j) before = before->next;
+    before->next = j->next;
+  }
+  pthread_mutex_unlock(&c->lock);
+}
+
+static void crew_reset(crew *c) {
+  pthread_mutex_init(&c->lock, NULL);
+  atomic_store(&c->jobs, NULL);
+  c->hired = 0;
+  c->limit = MAX_THREADS;
+  word_init(&c->launches);
+  word_init(&c->returns);
+}
+
+#endif
