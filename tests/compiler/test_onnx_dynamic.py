@@ -106,6 +106,35 @@ def test_sizes_may_come_late(
     check(proto, *feeds)
 
 
+@pytest.mark.parametrize("corners", [0, 1])
+@pytest.mark.parametrize("sizes", [[(2, 1, 4, 5), (2, 3, 6, 2)], [(2, 1, 4, 5, 3)]])
+def test_grids_of_late_sizes(sizes: list[tuple[int, ...]], corners: int) -> None:
+    rank = len(sizes[0])
+    inputs = {"t": ("float32", (2, rank - 2, rank - 1)), "s": ("int64", (rank,))}
+    proto = model([node("AffineGrid", "t s", align_corners=corners)], inputs, opset=20)
+    feeds = [{"t": floats(2, rank - 2, rank - 1), "s": ints(*size)} for size in sizes]
+    check(proto, *feeds)
+    built = Model(proto)
+    with pytest.raises(Exception, match="MatchShape|match_cast|expected|Check"):
+        built.run({**feeds[0], "s": ints(3, *sizes[0][1:])})
+
+
+def test_late_sizes_that_must_be_equal_are_one() -> None:
+    nodes = [
+        node("ConstantOfShape", "s", "z"),
+        node("Range", "a b c", "r"),
+        node("Add", "z r", "t"),
+        node("Squeeze", "t axis", "q"),
+        node("Mul", "q r"),
+    ]
+    inputs = {"s": ("int64", (2,)), **dict.fromkeys("abc", ("float32", ()))}
+    proto = model(nodes, inputs, constants={"axis": ints(0)})
+    numbers = {name: np.array(x, "float32") for name, x in zip("abc", (1, 5, 1))}
+    check(proto, {"s": ints(1, 4), **numbers})
+    with pytest.raises(Exception, match="MatchShape|match_cast|expected|Check"):
+        Model(proto).run({"s": ints(2, 4), **numbers})
+
+
 SLICES: list[tuple[Sequence[int], Sequence[int], Sequence[int]]] = [
     ((1, 0), (3, 6), (1, 2)),
     ((-1, 5), (-(2**63), -7), (-1, -2)),

@@ -8,6 +8,7 @@ import pytest
 import tvm
 from tvm.script import ir as I
 from tvm.script import relax as R
+from tvm.script import tirx as T
 
 from nexus_compiler.ir import law
 from nexus_compiler.passes import base
@@ -17,6 +18,7 @@ from nexus_compiler.passes.fuse import Fuse
 from nexus_compiler.passes.legalize import Legalize
 from nexus_compiler.passes.prepare_weights import PrepareWeights
 from nexus_compiler.passes.simplify import Simplify
+from nexus_compiler.passes.unify_sizes import UnifySizes
 from nexus_runtime.errors import InternalError, UnsupportedOperator
 
 
@@ -52,6 +54,61 @@ def test_simplify_merges_equal_and_drops_unused_bindings() -> None:
             return out
 
     check(Before, Expected, Simplify())
+
+
+def test_sizes_that_a_match_equates_have_one_name() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor(("n",), "float32"), s: R.Shape(ndim=1)) -> R.Tuple(
+            R.Tensor(("n",), "float32")
+        ):
+            n, m = T.int64(), T.int64()
+            with R.dataflow():
+                known = R.match_cast(s, R.Shape([m]))  # noqa: F841
+                a = R.ones(R.shape([m]), "float32")
+                b = R.match_cast(x, R.Tensor((m,), "float32"))
+                total = R.add(a, b)
+                c = R.match_cast(total, R.Tensor((n,), "float32"))
+                out = (c,)
+                R.output(out)
+            return out
+
+    @I.ir_module
+    class Expected:
+        @R.function
+        def main(x: R.Tensor(("n",), "float32"), s: R.Shape(ndim=1)) -> R.Tuple(
+            R.Tensor(("n",), "float32")
+        ):
+            n = T.int64()
+            with R.dataflow():
+                known = R.match_cast(s, R.Shape([n]))  # noqa: F841
+                a = R.ones(R.shape([n]), "float32")
+                b = R.match_cast(x, R.Tensor((n,), "float32"))
+                total = R.add(a, b)
+                c = R.match_cast(total, R.Tensor((n,), "float32"))
+                out = (c,)
+                R.output(out)
+            return out
+
+    check(Before, Expected, UnifySizes())
+
+
+def test_sizes_of_arguments_keep_their_names() -> None:
+    @I.ir_module
+    class Module:
+        @R.function
+        def main(x: R.Tensor(("n",), "float32"), y: R.Tensor(("m",), "float32")) -> R.Tuple(
+            R.Tensor(("m",), "float32")
+        ):
+            m = T.int64()
+            with R.dataflow():
+                a = R.match_cast(x, R.Tensor((m,), "float32"))
+                out = (R.add(a, y),)
+                R.output(out)
+            return out
+
+    check(Module, Module, UnifySizes())
 
 
 def test_decompose_turns_dropout_into_nothing() -> None:

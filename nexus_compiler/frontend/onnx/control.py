@@ -57,9 +57,10 @@ def choose(node: Node, condition: relax.Expr, branches: Sequence[Closure]) -> li
 def _common(node: Node, a: Result, b: Result) -> Result:
     """What holds for a result of both branches."""
     if a.dtype != b.dtype or len(a.shape) != len(b.shape):
-        raise node.refuse(
-            f"one branch returns {a.dtype} with {len(a.shape)} dimensions, "
-            f"the other {b.dtype} with {len(b.shape)}"
+        raise node.unknown(
+            0,
+            f"decides between {a.dtype} with {len(a.shape)} dimensions and {b.dtype} with "
+            f"{len(b.shape)}; it must be a constant",
         )
     same = [
         x if x is not None and y is not None and node.sizes.equal(x, y) else None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from tvm import relax
 
 from nexus_compiler.frontend.onnx import windows
 from nexus_compiler.frontend.onnx.node import Node
+from nexus_compiler.frontend.onnx.precision import summed
 from nexus_compiler.frontend.onnx.registry import op
 from nexus_compiler.frontend.onnx.sizes import Size
 from nexus_compiler.frontend.onnx.values import R, Value
@@ -23,17 +25,23 @@ def conv(node: Node) -> Value:
     x, weight = node.tensor(0), node.tensor(1)
     shape, kernel = node.shape(x), kernel_of(node, weight)
     window, groups = windows.read(node, kernel, shape[2:]), node.attr("group")
-    if len(kernel) == 1 and groups > 1:
-        return _biased(node, _grouped_line(node, x, weight, window, groups), 1)
-    result = CONV[len(kernel)](
-        x,
-        weight,
+    return _biased(node, convolved(node, x, weight, window, groups), len(kernel))
+
+
+def convolved(
+    node: Node, x: relax.Expr, weight: relax.Expr, window: Window, groups: int
+) -> relax.Expr:
+    """A convolution without a bias."""
+    if len(window.kernel) == 1 and groups > 1:
+        return summed(node, lambda a, b: _grouped_line(node, a, b, window, groups), x, weight)
+    make = partial(
+        CONV[len(window.kernel)],
         strides=window.strides,
         padding=window.pads,
         dilation=window.dilations,
         groups=groups,
     )
-    return _biased(node, result, len(kernel))
+    return summed(node, make, x, weight)
 
 
 def _grouped_line(
@@ -75,16 +83,15 @@ def conv_transpose(node: Node) -> Value:
     kernel = kernel_of(node, weight)
     extra = node.attr("output_padding") or [0] * len(kernel)
     window, extra = _transposed(node, kernel, node.shape(x)[2:], extra)
-    result = _TRANSPOSE[len(kernel)](
-        x,
-        weight,
+    make = partial(
+        _TRANSPOSE[len(kernel)],
         strides=window.strides,
         padding=window.pads,
         output_padding=tuple(extra),
         dilation=window.dilations,
         groups=node.attr("group"),
     )
-    return _biased(node, result, len(kernel))
+    return _biased(node, summed(node, make, x, weight), len(kernel))
 
 
 def _transposed(

@@ -8,6 +8,7 @@ from tvm import relax
 
 from nexus_compiler.frontend.onnx.broadcast import align, contract
 from nexus_compiler.frontend.onnx.node import Node
+from nexus_compiler.frontend.onnx.precision import summed
 from nexus_compiler.frontend.onnx.registry import op
 from nexus_compiler.frontend.onnx.sizes import Size
 from nexus_compiler.frontend.onnx.values import R, Value
@@ -19,7 +20,7 @@ def matmul(node: Node) -> Value:
     a, b = node.tensors()
     if node.rank(a) > 2 and node.rank(b) > 2:
         a, b = align(node, [a, b], skip=2)
-    return R.matmul(*contract(node, a, b))
+    return summed(node, R.matmul, *contract(node, a, b))
 
 
 @op("Gemm")
@@ -31,7 +32,7 @@ def gemm(node: Node) -> Value:
     if node.attr("transB"):
         b = node.emit(R.permute_dims(b))
     node.ignore("broadcast")  # before opset 7; without it C has the full shape anyway
-    product = _scaled(node, R.matmul(*contract(node, a, b)), node.attr("alpha"))
+    product = _scaled(node, summed(node, R.matmul, *contract(node, a, b)), node.attr("alpha"))
     beta = node.attr("beta")
     if not node.has(2):
         return product
@@ -73,4 +74,4 @@ def einsum(node: Node) -> Value:
     equation = node.attr("equation").replace(" ", "")
     if "..." in equation:
         equation = _named(node, equation)
-    return R.einsum(relax.Tuple(node.tensors()), equation)
+    return summed(node, lambda *all_: R.einsum(relax.Tuple(all_), equation), *node.tensors())

@@ -12,8 +12,9 @@ from tvm import relax
 
 from nexus_compiler.frontend.onnx import windows
 from nexus_compiler.frontend.onnx.broadcast import contract
-from nexus_compiler.frontend.onnx.conv import CONV, kernel_of
+from nexus_compiler.frontend.onnx.conv import convolved, kernel_of
 from nexus_compiler.frontend.onnx.node import Node
+from nexus_compiler.frontend.onnx.precision import summed
 from nexus_compiler.frontend.onnx.registry import op
 from nexus_compiler.frontend.onnx.values import R, Value
 
@@ -65,7 +66,7 @@ def fused_matmul(node: Node) -> Value:
         _transposed(node, i) if node.attr(name, 0) and node.rank(i) > 1 else node.tensor(i)
         for i, name in enumerate(("transA", "transB"))
     )
-    return _times(node, R.matmul(*contract(node, a, b)), node.attr("alpha", 1.0))
+    return _times(node, summed(node, R.matmul, *contract(node, a, b)), node.attr("alpha", 1.0))
 
 
 def _transposed(node: Node, index: int) -> relax.Expr:
@@ -84,7 +85,7 @@ def fused_gemm(node: Node) -> Value:
     """An activation of alpha * A @ B + beta * C."""
     a = _transposed(node, 0) if node.attr("transA", 0) else node.tensor(0)
     b = _transposed(node, 1) if node.attr("transB", 0) else node.tensor(1)
-    result = _times(node, R.matmul(*contract(node, a, b)), node.attr("alpha", 1.0))
+    result = _times(node, summed(node, R.matmul, *contract(node, a, b)), node.attr("alpha", 1.0))
     beta = node.attr("beta", 1.0)
     if node.has(2):
         result = R.add(result, _times(node, node.tensor(2), beta))
@@ -103,14 +104,7 @@ def fused_conv(node: Node) -> Value:
     x, weight = node.tensor(0), node.tensor(1)
     kernel = kernel_of(node, weight)
     window = windows.read(node, kernel, node.shape(x)[2:])
-    result = CONV[len(kernel)](
-        x,
-        weight,
-        strides=window.strides,
-        padding=window.pads,
-        dilation=window.dilations,
-        groups=node.attr("group", 1),
-    )
+    result = convolved(node, x, weight, window, node.attr("group", 1))
     if node.has(2):
         bias = node.tensor(2)
         result = R.add(result, R.reshape(bias, [1, *node.shape(bias), *[1] * len(kernel)]))

@@ -9,6 +9,7 @@ from tvm import relax
 
 from nexus_compiler.frontend.onnx.microsoft import DOMAIN
 from nexus_compiler.frontend.onnx.node import Node
+from nexus_compiler.frontend.onnx.precision import summed, wide
 from nexus_compiler.frontend.onnx.registry import op
 from nexus_compiler.frontend.onnx.sampling import number
 from nexus_compiler.frontend.onnx.sizes import Size
@@ -23,7 +24,7 @@ def attention(node: Node) -> list[Value]:
     if node.attr("do_rotary", 0) or node.attr("past_present_share_buffer", 0) or node.has(6):
         raise node.refuse("rotation and shared buffers are not handled")
     node.ignore("rotary_embedding_dim")
-    rows = node.emit(R.matmul(x, weight))
+    rows = node.emit(summed(node, R.matmul, x, weight))
     rows = node.emit(R.add(rows, node.tensor(2))) if node.has(2) else rows
     width = node.static(weight, "its weight")[1]
     sizes = node.attr("qkv_hidden_sizes") or [width // 3] * 3
@@ -215,7 +216,8 @@ def _attend(
     # Queries that share a key lie behind each other.
     folded = [batch, groups, node.sizes.simple(heads * length // groups)]
     query = R.reshape(query, [*folded, size])
-    scores = R.astype(R.matmul(query, R.permute_dims(key, [0, 1, 3, 2])), "float32")
+    keys = R.permute_dims(wide(node, key), [0, 1, 3, 2])
+    scores = R.astype(R.matmul(wide(node, node.emit(query)), keys), "float32")
     scores = R.multiply(scores, node.scalar(scale or 1 / math.sqrt(size), "float32"))
     if cap:
         limit = node.scalar(cap, "float32")
@@ -224,7 +226,8 @@ def _attend(
     for mask in masks:
         scores = node.emit(R.add(scores, R.astype(mask, "float32")))
     weights = R.astype(R.nn.softmax(scores, 3), dtype)
-    result = node.emit(R.matmul(R.reshape(weights, [*folded, total]), value))
+    weights = node.emit(R.reshape(weights, [*folded, total]))
+    result = node.emit(summed(node, R.matmul, weights, value))
     return node.emit(R.reshape(result, [batch, heads, length, node.shape(value)[3]]))
 
 

@@ -6,6 +6,7 @@ from tvm import relax
 
 from nexus_compiler.frontend.onnx.microsoft import DOMAIN
 from nexus_compiler.frontend.onnx.node import Node
+from nexus_compiler.frontend.onnx.precision import summed
 from nexus_compiler.frontend.onnx.registry import op
 from nexus_compiler.frontend.onnx.values import R, Value, is_float
 
@@ -27,7 +28,7 @@ def matmul_bits(node: Node) -> Value:
     matrix = node.emit(R.reshape(whole, [columns, blocks * block]))
     if blocks * block > rows:
         matrix = node.emit(R.strided_slice(matrix, [1], [0], [rows], [1]))
-    result = R.matmul(x, R.permute_dims(matrix))
+    result = summed(node, R.matmul, x, node.emit(R.permute_dims(matrix)))
     return R.add(result, node.tensor(5)) if node.has(5) else result
 
 

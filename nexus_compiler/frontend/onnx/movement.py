@@ -68,9 +68,11 @@ def squeeze(node: Node) -> Value:
     if axes is None:
         axes = [i for i, size in enumerate(shape) if isinstance(size, int) and size == 1]
     for axis in axes:
-        if node.sizes.equal(shape[axis], 1) is not True:
+        if node.sizes.equal(shape[axis], 1) is False:
             raise ShapeError(f"{node} drops axis {axis}, which is {shape[axis]} long and not 1")
-    return R.squeeze(x, axes)
+    # What may be 1 long is checked when the model runs.
+    shape = [1 if axis in axes else size for axis, size in enumerate(shape)]
+    return R.squeeze(node.importer.match(x, shape), axes)
 
 
 @op("Unsqueeze")

@@ -125,14 +125,14 @@ class Node:
         """Input `index`, which must be a constant."""
         value = self.value(index)
         if not isinstance(value, Host) or value.symbolic:
-            raise self._unknown(index, "must be a constant")
+            raise self.unknown(index, "must be a constant")
         return value.array
 
     def vector(self, index: int) -> list[Size]:
         """Input `index` as a list of sizes, each an int or symbolic."""
         value = self.value(index)
         if not isinstance(value, Host):
-            raise self._unknown(index, "holds sizes that are only known when the model runs")
+            raise self.unknown(index, "holds sizes that are only known when the model runs")
         items = value.array.reshape(-1)
         return [int(i) if isinstance(i, np.generic | int | float) else i for i in items]
 
@@ -194,7 +194,8 @@ class Node:
             hint=hint or "rewrite this part of the model",
         )
 
-    def _unknown(self, index: int, reason: str) -> NeedsConstant:
+    def unknown(self, index: int, reason: str) -> NeedsConstant:
+        """The error that input `index` must be known while importing, for `reason`."""
         name = self.proto.input[index]
         refusal = self.refuse(f"its input {index} ('{name}') {reason}")
         return NeedsConstant(

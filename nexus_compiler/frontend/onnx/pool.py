@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from nexus_compiler.frontend.onnx import columns, windows
 from nexus_compiler.frontend.onnx.conv import CONV
 from nexus_compiler.frontend.onnx.node import Node
+from nexus_compiler.frontend.onnx.precision import summed
 from nexus_compiler.frontend.onnx.registry import op
 from nexus_compiler.frontend.onnx.values import R, Value
 
@@ -24,8 +27,8 @@ def pool(node: Node) -> Value | list[Value]:
         return columns.largest(node, x, window)
     node.ignore("storage_order")  # it only concerns the second output
     make = _MAX if node.kind == "MaxPool" else _MEAN
-    return make[len(kernel)](
-        x,
+    make = partial(
+        make[len(kernel)],
         pool_size=window.kernel,
         strides=window.strides,
         padding=window.pads,
@@ -33,14 +36,17 @@ def pool(node: Node) -> Value | list[Value]:
         ceil_mode=bool(node.attr("ceil_mode", 0)),
         count_include_pad=bool(node.attr("count_include_pad", 0)),
     )
+    return make(x) if node.kind == "MaxPool" else summed(node, make, x)
 
 
 @op("GlobalAveragePool", "GlobalMaxPool")
 def global_pool(node: Node) -> Value:
     """The mean or the largest element of each channel."""
     x = node.tensor(0)
-    make = R.mean if node.kind == "GlobalAveragePool" else R.max
-    return make(x, list(range(2, node.rank(x))), True)
+    axes = list(range(2, node.rank(x)))
+    if node.kind == "GlobalMaxPool":
+        return R.max(x, axes, True)
+    return summed(node, lambda x: R.mean(x, axes, True), x)
 
 
 @op("LpPool")

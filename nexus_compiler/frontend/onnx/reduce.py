@@ -8,6 +8,7 @@ import numpy as np
 from tvm import relax
 
 from nexus_compiler.frontend.onnx.node import Node
+from nexus_compiler.frontend.onnx.precision import summed
 from nexus_compiler.frontend.onnx.registry import op
 from nexus_compiler.frontend.onnx.values import R, Value, is_float
 
@@ -67,7 +68,9 @@ def _reduced(node: Node, x: relax.Expr, axes: list[int], keep: bool) -> relax.Ex
         return R.astype(REDUCTIONS[node.kind](node, wide, axes, keep), dtype)
     if not is_float(dtype) and node.kind == "ReduceMean":
         raise node.refuse(f"its input is {dtype}", "cast it to a floating-point type first")
-    return REDUCTIONS[node.kind](node, x, axes, keep)
+    if node.kind in {"ReduceMax", "ReduceMin"}:
+        return REDUCTIONS[node.kind](node, x, axes, keep)
+    return summed(node, lambda x: REDUCTIONS[node.kind](node, x, axes, keep), x)
 
 
 def _is_empty(node: Node, x: relax.Expr, axes: list[int]) -> bool:

@@ -16,6 +16,7 @@ Handler = Callable[["Node"], Value | Sequence[Value]]
 
 FAMILIES = (
     "activation",
+    "affine_grid",
     "attention",
     "bits",
     "causal_conv",
