@@ -18,6 +18,9 @@ import torch
 from torch._dynamo import config
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch._aot_autograd.utils import make_boxed_func
+from torch.utils._python_dispatch import (
+    _disable_current_modes,  # pyright: ignore[reportPrivateUsage]
+)
 
 from nexus_compiler.dynamo import record
 from nexus_compiler.dynamo.graph import compile_graph
@@ -102,7 +105,9 @@ def _compile(
 ) -> Callable[..., Any]:
     del inputs  # the placeholders carry their fake tensors
     try:
-        compiled, entry = compile_graph(module, kind, options)
+        # AOTAutograd calls in its mode of tracing, in which constants could not be read.
+        with _disable_current_modes():
+            compiled, entry = compile_graph(module, kind, options)
     except NexusError as error:
         if options.fallback != "eager":
             raise

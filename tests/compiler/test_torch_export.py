@@ -11,7 +11,7 @@ from torch_models import MODELS, Encoder, chosen, eager, leaves, nn, resnet, tor
 import nexus_compiler
 import nexus_runtime
 from nexus_compiler import CapturedGraph
-from nexus_runtime.errors import CaptureError, UnsupportedOperator
+from nexus_runtime.errors import CaptureError, InputError, UnsupportedOperator
 
 QUICK = {"mlp", "unet", "gru", "encoder", "decoder", "moe", "graph", "mamba"}
 
@@ -160,10 +160,55 @@ def test_compile_takes_a_module() -> None:
     artifact = nexus_compiler.compile(model, args=(torch.ones(2, 3),), dynamic_shapes=shapes)
     x = torch.randn(5, 3)
     found = nexus_runtime.load(artifact)(np.asarray(x))
-    np.testing.assert_allclose(found, model(x).detach(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(found), model(x).detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_program_that_is_exported_already() -> None:
     program = torch.export.export(nn.Linear(3, 2), (torch.ones(1, 3),))
     graph = nexus_compiler.capture(program)
     assert set(graph.params) == {"weight", "bias"}
+
+
+class Sized(nn.Module):
+    """Calculates with sizes, as each of the cases below says."""
+
+    def __init__(self, calculate: Any) -> None:
+        super().__init__()
+        self.calculate = calculate
+
+    def forward(self, *args: Any) -> Any:
+        return self.calculate(*args)
+
+
+def checked(x: Any) -> Any:
+    torch._check(x.shape[0] < 20)
+    return x.reshape(-1, 4, 3)
+
+
+Dim = torch.export.Dim
+GUARDED = {
+    "bounds": (lambda x: x + 1, [{0: Dim("rows", min=3, max=16)}], [(3,), (16,)], [(2,), (17,)]),
+    "table": (lambda x: torch.arange(9)[: x.shape[0], None] + x, [{0: Dim.AUTO}], [(9,)], [(10,)]),
+    "divides": (checked, [{0: Dim.AUTO}], [(4,), (16,)], [(6,), (20,)]),
+    "branch": (lambda x: -x if x.shape[0] == 7 else x, [{0: Dim.AUTO}], [(6,)], [(7,)]),
+    "multiple": (lambda x: x.view(2, -1, 3), [{0: 2 * Dim("half", max=8)}], [(2,)], [(3,), (18,)]),
+    "related": (
+        lambda x, y: x + torch.cat([y, y]),
+        [{0: 2 * Dim("rows")}, {0: Dim("rows")}], [(6, 3)], [(6, 4)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GUARDED)
+def test_what_was_assumed_of_sizes_is_checked_at_each_call(name: str) -> None:
+    calculate, shapes, good, bad = GUARDED[name]
+    model, args = Sized(calculate), tuple(torch.randn(8 >> i, 3) for i in range(len(shapes)))
+    graph = nexus_compiler.capture(model, args, dynamic_shapes=(tuple(shapes),))
+    module = nexus_runtime.load(nexus_compiler.compile(graph))
+    for rows in good:
+        args = tuple(torch.randn(count, 3) for count in rows)
+        found = module(*map(np.asarray, args))
+        np.testing.assert_allclose(np.asarray(found), model(*args), rtol=1e-6)
+    for rows in bad:
+        with pytest.raises(InputError, match=rf"is {rows[0]} long on axis 0 .* needs "):
+            module(*(np.zeros((count, 3), np.float32) for count in rows))

@@ -14,7 +14,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from tvm import IRModule, relax
 
 from nexus_compiler.frontend.graph import CapturedGraph, Source
-from nexus_compiler.frontend.torch import decompositions, naming, sizes
+from nexus_compiler.frontend.torch import decompositions, guards, naming, sizes
 from nexus_compiler.frontend.torch.importer import ROW, SEED, Importer
 from nexus_compiler.frontend.torch.values import as_array, dtype_name
 from nexus_runtime.errors import CaptureError, NexusError
@@ -127,7 +127,8 @@ class _Capture:
             weights.append(TensorSpec(name, array.dtype.name, array.shape))
             self._arrays[name] = array
         names = tuple(spec.name for spec in weights)
-        entry = FunctionSpec("main", tuple(inputs), tuple(specs), names, updates)
+        conditions = guards.of_program(program, importer.dims)
+        entry = FunctionSpec("main", tuple(inputs), tuple(specs), names, updates, conditions)
         signature = Signature((entry,), tuple(weights))
         return CapturedGraph(IRModule({"main": function}), signature, self._arrays, source)
 
@@ -137,6 +138,10 @@ class _Capture:
         described = list(zip(nodes, self._program.graph_signature.input_specs))
         names = naming.input_names(self._program)
         # User inputs first: their dimensions are the symbols that all else is written in.
+        for node, spec in described:
+            fake = node.meta.get("val")
+            if spec.kind == InputKind.USER_INPUT and isinstance(fake, torch.Tensor):
+                self._importer.dims.bind(map(sizes.plain, fake.shape))
         for node, spec in described:
             if spec.kind == InputKind.USER_INPUT:
                 self._user_input(node, names[node.name])

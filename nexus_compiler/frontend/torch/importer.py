@@ -53,9 +53,11 @@ class Importer:
         shape = [sizes.plain(size) for size in fake.shape]
         dtype = dtype_name(fake.dtype)
         self.dims.bind(shape)
+        for axis, size in enumerate(shape):
+            self.dims.solve(size, f"{_identifier(spec_name)}_axis{axis}")
         dims: Any = [self.dims.expression(size) for size in shape]
         variable = relax.Var(_identifier(spec_name), relax.TensorType(dims, dtype))
-        return variable, TensorSpec(spec_name, dtype, tuple(map(self.dims.text, shape)))
+        return variable, TensorSpec(spec_name, dtype, tuple(map(self.dims.input_text, shape)))
 
     def length(self, name: str, symbol: sympy.Symbol) -> tuple[relax.Var, TensorSpec]:
         """An input that only carries the size `symbol`: a vector of that length."""

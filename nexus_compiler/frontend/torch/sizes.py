@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import sympy
+from torch.utils._sympy.functions import FloorDiv, Mod
+from torch.utils._sympy.printers import PythonPrinter
 from tvm import relax, tirx
 
 from nexus_compiler.frontend.torch.values import R, tensor_constant
@@ -56,9 +58,17 @@ def is_negative(size: Size) -> bool:
 
 
 class Dims:
-    """The dynamic dimensions of one graph: each symbol's name and its TIR variable."""
+    """The dynamic dimensions of one graph: each symbol's name and its TIR variable.
+
+    Attributes:
+        conditions: what must hold of the dimensions that inputs have, where `solve` found any.
+    """
 
     def __init__(self) -> None:
+        self.conditions: list[str] = []
+        self._solved: dict[sympy.Symbol, sympy.Expr] = {}
+        self._composed: dict[Size, str] = {}
+        self._wholes: dict[Size, sympy.Symbol] = {}
         self._variables: dict[sympy.Symbol, tirx.Var] = {}
         self._names: dict[sympy.Symbol, str] = {}
 
@@ -74,17 +84,58 @@ class Dims:
                 name = self._names.setdefault(size, size.name)
                 self._variables[size] = tirx.Var(name, "int64")
 
+    def solve(self, size: Size, name: str) -> None:
+        """Take in a dimension of an input that is an expression, as `2*n` or `n + past`.
+
+        It goes into the signature as `name`, with the condition that relates it to its parts. Where
+        no input has one of these as a dimension (`2*n` alone), the size of that follows from it.
+        """
+        if not is_symbolic(size) or isinstance(size, sympy.Symbol):
+            return
+        if size in self._composed or size in self._wholes:
+            return
+        whole = sympy.Symbol(name, integer=True, nonnegative=True)
+        open_ = [s for s in size.free_symbols if s not in self.known]
+        if len(open_) == 1:
+            factor = size.diff(open_[0])
+            rest = sympy.expand(size - factor * open_[0])
+            if not isinstance(factor, sympy.Integer) or factor <= 0:
+                return  # `expression` says that it is not known
+            self.bind([whole])
+            part: Any = FloorDiv(whole - rest, factor)
+            self._solved[open_[0]], self._wholes[size] = part, whole
+            condition = sympy.Eq(Mod(whole - rest, factor), 0)
+            if factor != 1:
+                self.conditions.append(str(self.text(condition)))
+            return
+        if not open_:
+            self._composed[size] = name
+            self._names[whole] = name
+            self.conditions.append(str(self.text(sympy.Eq(whole, size, evaluate=False))))
+
+    def input_text(self, size: Size) -> int | str:
+        """A dimension of an input as signatures write it."""
+        return self._composed.get(size) or self.text(self._wholes.get(size, size))
+
+    def own(self, size: Size) -> sympy.Symbol | None:
+        """The symbol of a dimension that an input has by itself; None for all other sizes."""
+        symbol = self._wholes.get(size, size)
+        return symbol if symbol in self._variables else None
+
     @property
     def known(self) -> set[sympy.Symbol]:
-        """The symbols that are a dimension of an input."""
-        return set(self._variables)
+        """The symbols that are a dimension of an input, or follow from one."""
+        return {*self._variables, *self._solved}
 
     def text(self, size: Size) -> int | str:
-        """`size` as signatures write it: an int, or a Python expression over dimension names."""
+        """A size or a condition as signatures write it: an int, or Python over dimension names."""
         if not is_symbolic(size):
             return int(size)
-        names = {s: sympy.Symbol(self._names.get(s, s.name)) for s in size.free_symbols}
-        return str(size.xreplace(names)).replace("FloorDiv", "floordiv")
+        size = size.xreplace(self._solved)
+        names = {
+            s: sympy.Symbol(self._names.get(s, s.name), integer=True) for s in size.free_symbols
+        }
+        return PythonPrinter().doprint(size.xreplace(names))
 
     def expression(self, size: Size) -> Any:
         """`size` as a TIR expression (int64).
@@ -96,7 +147,10 @@ class Dims:
             return tirx.IntImm("int64", int(size))
         if isinstance(size, sympy.Integer):
             return tirx.IntImm("int64", int(size))
+        size = self._wholes.get(size, size)
         if isinstance(size, sympy.Symbol):
+            if size in self._solved:
+                return self.expression(self._solved[size])
             if size not in self._variables:
                 raise CaptureError(
                     f"the size '{size}' depends on data and not only on the shapes of the inputs",
