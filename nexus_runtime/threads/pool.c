@@ -88,16 +88,17 @@ static void in_child(void) {
 }
 
 static crew *find_crew(const int *cpus, int cpu_count) {
+  size_t bytes = cpu_count * sizeof(int);
   for (int i = 0; i < crew_count; ++i) {
     crew *c = &crews[i];
-    if (c->cpu_count == cpu_count && !memcmp(c->cpus, cpus, cpu_count * sizeof(int))) return c;
+    if (c->cpu_count == cpu_count && (!bytes || !memcmp(c->cpus, cpus, bytes))) return c;
   }
   if (crew_count == MAX_CREWS) return NULL;
   if (crew_count == 0) pthread_atfork(before_fork, after_fork, in_child);
   crew *c = &crews[crew_count];
   crew_reset(c);
   c->cpu_count = cpu_count;
-  memcpy(c->cpus, cpus, cpu_count * sizeof(int));
+  if (bytes) memcpy(c->cpus, cpus, bytes);
   crew_count++;
   return c;
 }
