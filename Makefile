@@ -12,7 +12,7 @@ help:  ## list the targets
 
 setup: $(STAMP)  ## make the virtual environment and install everything into it
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard nexus_runtime/threads/*.[ch])
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
@@ -48,7 +48,7 @@ zoo: setup  ## fetch the real models that the tests use
 	$(BIN)/python tests/zoo.py
 
 conformance: setup  ## run ONNX's tests of single operators and write docs/onnx-conformance.md
-	$(BIN)/nexusc conformance onnx --against onnxruntime --write-docs docs/onnx-conformance.md
+	$(BIN)/nexusc conformance onnx --against onnxruntime --against tvm --write-docs docs/onnx-conformance.md
 
 build: setup  ## build the wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

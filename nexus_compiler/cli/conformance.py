@@ -21,7 +21,10 @@ def conformance() -> None:
 @conformance.command("onnx")
 @click.option("--filter", "pattern", default="", metavar="RE", help="Cases or operators like this.")
 @click.option(
-    "--against", type=click.Choice(["onnxruntime"]), help="Let this peer run every case, too."
+    "--against",
+    type=click.Choice(["onnxruntime", "tvm"]),
+    multiple=True,
+    help="Let this peer run every case, too: TVM's is its own importer. May be repeated.",
 )
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes; by default one a core.")
 @click.option(
@@ -41,7 +44,7 @@ def conformance() -> None:
 @options.JSON
 def onnx_(
     pattern: str,
-    against: str | None,
+    against: tuple[str, ...],
     jobs: int | None,
     timeout: float,
     failures: bool,
@@ -54,6 +57,7 @@ def onnx_(
     """
     from nexus_compiler.verify.conformance import cases, report
     from nexus_compiler.verify.conformance.runner import Runner
+    from nexus_compiler.verify.conformance.worker import OURS
 
     chosen = cases.select(pattern)
     if not chosen:
@@ -62,10 +66,9 @@ def onnx_(
         runner = Runner(
             jobs=jobs or len(os.sched_getaffinity(0)),
             timeout=timeout,
-            against=against is not None,
             progress=progress,
         )
-        found = runner.run([case.name for case in chosen])
+        found = runner.run([case.name for case in chosen], [OURS, *dict.fromkeys(against)])
     result = report.value({case.name: case.operator for case in chosen}, found)
     if write_docs:
         _write(write_docs, result)

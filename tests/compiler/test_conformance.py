@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def test_command_runs_cases(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     page = tmp_path / "page.md"
     status = _run(
         ["conformance", "onnx", "--filter", "^test_(relu|cumsum_1d)$", "--json"]
-        + ["--jobs", "1", "--against", "onnxruntime", "--write-docs", str(page)]
+        + ["--jobs", "1", "--against", "onnxruntime", "--against", "tvm", "--write-docs", str(page)]
     )
     assert status == 0
     result = json.loads(capsys.readouterr().out)
@@ -33,8 +34,8 @@ def test_command_runs_cases(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
         ("CumSum", ["axis"]),
         ("Relu", []),
     ]
-    assert result["against"]["summary"]["pass"] == 2
-    assert "| Relu | 1 | 1 | 0 | 0 | 0 | 0 | 1 |" in page.read_text(encoding="utf-8")
+    assert [result["against"][peer]["pass"] for peer in ("onnxruntime", "tvm")] == [2, 2]
+    assert "| Relu | 1 | 1 | 0 | 0 | 0 | 0 | 1 | 1 |" in page.read_text(encoding="utf-8")
 
 
 def test_filter_that_matches_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,26 +78,106 @@ def test_wrong_number_of_outputs() -> None:
     assert compare.difference(case(F([1])), []) == "0 outputs, not 1"
 
 
-def stand_in(connection: Any, against: bool) -> None:
-    """A worker that does what the name of the case says."""
-    connection.send(None)
-    while (name := connection.recv()) is not None:
-        if name == "dies":
-            sys.exit(3)
-        if name == "hangs":
-            time.sleep(1000)
-        connection.send((OURS, Verdict("pass")))
+@dataclass
+class Puppet:
+    """A process that does what the name of the case says; the time it takes is that of `Script`."""
+
+    script: Script
+    task: worker.Task | None = None
+    running: bool = True
+    ready: bool = False
+
+    def send(self, task: worker.Task | None) -> None:
+        self.task, self.running = task, task is not None
+        if task:
+            self.script.given.append(task[0])
+
+    def receive(self) -> Verdict | None:
+        if not self.ready:
+            self.ready = True
+            return None
+        assert self.task is not None
+        if self.task[0] == "dies":
+            self.running = False
+            raise EOFError
+        return Verdict("pass")
+
+    def end(self, *, kill: bool) -> int | None:
+        assert kill == self.running
+        self.running = False
+        return 3
 
 
-def test_a_worker_that_dies_or_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "main", stand_in)
-    one = runner.Runner(jobs=1, timeout=3, against=False, progress=lambda *_: None)
-    found = one.run(["a", "dies", "b", "hangs", "c"])
-    assert {name: verdicts[OURS].verdict for name, verdicts in found.items()} == {
-        "a": "pass", "dies": "crash", "b": "pass", "hangs": "crash", "c": "pass",
-    }  # fmt: skip
+@dataclass
+class Script:
+    """A pool of puppets and a clock that only waiting moves."""
+
+    time: float = 0.0
+    started: list[Puppet] = field(default_factory=list[Puppet])
+    given: list[str] = field(default_factory=list[str])
+
+    def start(self) -> runner.Process:
+        self.started.append(Puppet(self))
+        return self.started[-1]
+
+    def now(self) -> float:
+        return self.time
+
+    def wait(self, processes: Sequence[runner.Process], seconds: float) -> list[runner.Process]:
+        here = [p for p in self.started if p in processes and not (p.task and p.task[0] == "hangs")]
+        self.time += 0 if here else seconds
+        return list(here)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_process_that_dies_or_hangs_costs_one_task(jobs: int) -> None:
+    pool, steps = Script(), list[int]()
+    one = runner.Runner(jobs, 3, lambda _, done, total: steps.append(done), pool)
+    names = ["a", "dies", "b", "hangs", "c"]
+    found = one.run(names, [OURS, "tvm"])
+    assert {name: [v.verdict for v in verdicts.values()] for name, verdicts in found.items()} == {
+        name: ["crash" if name in {"dies", "hangs"} else "pass"] * 2 for name in names
+    }
     assert found["dies"][OURS].reason == "the process ended with status 3"
-    assert found["hangs"][OURS].reason == "not done after 3 s"
+    assert found["hangs"]["tvm"].reason == "not done after 3 s"
+    assert sorted(pool.given) == sorted(names * 2)
+    assert pool.time == 6 / jobs
+    assert steps[0] == 0 and steps[-1] == 10
+    assert not any(puppet.running for puppet in pool.started)
+
+
+def test_a_process_that_cannot_start_ends_the_run() -> None:
+    class Broken(Puppet):
+        def receive(self) -> Verdict | None:
+            self.running = False
+            raise EOFError
+
+    class Pool(Script):
+        def start(self) -> runner.Process:
+            return Broken(self)
+
+        def wait(self, processes: Sequence[runner.Process], seconds: float) -> list[runner.Process]:
+            return list(processes)
+
+    one = runner.Runner(1, 3, lambda *_: None, Pool())
+    with pytest.raises(RuntimeError, match="cannot start: the process ended with status 3"):
+        one.run(["a"], [OURS])
+
+
+def dying(pipe: Any) -> None:
+    """A worker that ends at once when it gets a task."""
+    pipe.send(None)
+    pipe.recv()
+    sys.exit(3)
+
+
+def test_the_death_of_a_real_process_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "main", dying)
+    found = runner.Runner(1, 300, lambda *_: None).run(["a", "b"], [OURS])
+    reason = "the process ended with status 3"
+    assert {name: verdicts[OURS].reason for name, verdicts in found.items()} == {
+        "a": reason, "b": reason,
+    }  # fmt: skip
 
 
 def test_freeze_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nexus_compiler.verify.conformance.worker import OURS, PEER, Verdict
+from nexus_compiler.verify.conformance.worker import OURS, Verdict
 
 VERDICTS = ("pass", "wrong", "unsupported", "crash")
 
@@ -29,15 +29,14 @@ def value(operators: Mapping[str, str], found: Found) -> dict[str, Any]:
             "seconds": one.seconds,
             "frozen": list(one.frozen),
         }
-        if PEER in verdicts:
-            row["against"] = {
-                "verdict": verdicts[PEER].verdict,
-                "reason": verdicts[PEER].reason,
-                "seconds": verdicts[PEER].seconds,
-            }
+        row["against"] = {
+            who: {"verdict": other.verdict, "reason": other.reason, "seconds": other.seconds}
+            for who, other in verdicts.items()
+            if who != OURS
+        }
         result["rows"].append(row)
-    if all(PEER in verdicts for verdicts in found.values()):
-        result["against"] = {"name": PEER, "summary": _summary(found, PEER)}
+    peers = [who for who in next(iter(found.values()), {}) if who != OURS]
+    result["against"] = {who: _summary(found, who) for who in peers}
     return result
 
 
@@ -48,8 +47,8 @@ def _summary(found: Found, who: str) -> dict[str, int]:
 
 def head(result: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of the columns of `rows`."""
-    peer = (f"{PEER} pass",) if "against" in result else ()
-    return ("operator", "cases", *VERDICTS, "frozen", *peer)
+    peers = (f"{who} pass" for who in result["against"])
+    return ("operator", "cases", *VERDICTS, "frozen", *peers)
 
 
 def rows(result: Mapping[str, Any]) -> list[tuple[object, ...]]:
@@ -64,10 +63,11 @@ def rows(result: Mapping[str, Any]) -> list[tuple[object, ...]]:
 def _line(operator: str, group: Sequence[Mapping[str, Any]]) -> tuple[object, ...]:
     counts = Counter(row["verdict"] for row in group)
     frozen = sum(1 for row in group if row["verdict"] == "pass" and row["frozen"])
-    line: tuple[object, ...] = (operator, len(group), *(counts[v] for v in VERDICTS), frozen)
-    if all("against" in row for row in group):
-        line += (sum(1 for row in group if row["against"]["verdict"] == "pass"),)
-    return line
+    peers = Counter(
+        who for row in group for who, v in row["against"].items() if v["verdict"] == "pass"
+    )
+    others = (peers[who] for who in group[0]["against"])
+    return (operator, len(group), *(counts[v] for v in VERDICTS), frozen, *others)
 
 
 def failures(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -110,9 +110,7 @@ def document(result: Mapping[str, Any], version: str) -> str:
 
 
 def _totals(result: Mapping[str, Any]) -> list[tuple[object, ...]]:
-    lines = [(OURS, result["summary"])]
-    if "against" in result:
-        lines.append((result["against"]["name"], result["against"]["summary"]))
+    lines = [(OURS, result["summary"]), *result["against"].items()]
     return [(name, *(s[v] for v in VERDICTS), s["total"]) for name, s in lines]
 
 

@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
-from typing import Any
+from typing import Any, Protocol
 
 from nexus_compiler.verify.conformance import worker
-from nexus_compiler.verify.conformance.worker import Verdict
+from nexus_compiler.verify.conformance.worker import Task, Verdict
 
 START_SECONDS = 300.0
 """A process imports TVM and makes all cases before its first; on a busy machine that is long."""
@@ -19,13 +19,84 @@ START_SECONDS = 300.0
 Progress = Callable[[str, int, int], None]
 
 
+class Process(Protocol):
+    """A process that judges tasks; `worker.main` is what runs in it."""
+
+    def send(self, task: Task | None) -> None:
+        """Give it a task; None ends it."""
+        ...
+
+    def receive(self) -> Verdict | None:
+        """What it says: None that it is ready, else a verdict; EOFError where it is gone."""
+        ...
+
+    def end(self, *, kill: bool) -> int | None:
+        """Wait for its end, or make it end; its exit status."""
+        ...
+
+
+class Pool(Protocol):
+    """Where processes and time come from."""
+
+    def start(self) -> Process:
+        """A new process."""
+        ...
+
+    def now(self) -> float:
+        """Seconds since some moment."""
+        ...
+
+    def wait(self, processes: Sequence[Process], seconds: float) -> list[Process]:
+        """Those that have something to say, as soon as one has; none after so many seconds."""
+        ...
+
+
+class _Spawned:
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork of a process that used TVM hangs
+        self.pipe, there = context.Pipe()
+        self._process = context.Process(target=worker.main, args=(there,), daemon=True)
+        self._process.start()
+        there.close()
+
+    def send(self, task: Task | None) -> None:
+        self.pipe.send(task)
+
+    def receive(self) -> Verdict | None:
+        try:
+            return self.pipe.recv()
+        except ConnectionResetError as error:
+            raise EOFError from error
+
+    def end(self, *, kill: bool) -> int | None:
+        if kill:
+            self._process.kill()
+        self._process.join(10)
+        return self._process.exitcode
+
+
+class Processes:
+    """Processes of this machine, and its clock."""
+
+    def start(self) -> Process:
+        """A new process."""
+        return _Spawned()
+
+    def now(self) -> float:
+        """Seconds of a clock that is never set back."""
+        return time.monotonic()
+
+    def wait(self, processes: Sequence[Any], seconds: float) -> list[Process]:
+        """Those with something to read, or that are gone."""
+        ready = connection.wait([process.pipe for process in processes], seconds)
+        return [process for process in processes if process.pipe in ready]
+
+
 @dataclass
-class _Worker:
-    process: Any
-    pipe: Any
-    case: str = ""
-    deadline: float = 0.0
-    waiting_for: list[str] = field(default_factory=list[str])
+class _Place:
+    process: Process
+    deadline: float
+    task: Task | None = None
 
 
 @dataclass
@@ -34,98 +105,78 @@ class Runner:
 
     Attributes:
         jobs: processes at once.
-        timeout: seconds for one case.
-        against: whether ONNX Runtime runs every case, too.
-        progress: told how many cases are done.
+        timeout: seconds for one task.
+        progress: told how many tasks are done.
+        pool: where processes and time come from.
     """
 
     jobs: int
     timeout: float
-    against: bool
     progress: Progress
-    _todo: deque[str] = field(default_factory=deque[str])
-    _workers: list[_Worker] = field(default_factory=list[_Worker])
-    _found: dict[str, dict[str, Verdict]] = field(default_factory=dict[str, dict[str, Verdict]])
+    pool: Pool = field(default_factory=Processes)
+    _todo: deque[Task] = field(default_factory=deque[Task])
+    _places: list[_Place] = field(default_factory=list[_Place])
+    _found: dict[Task, Verdict] = field(default_factory=dict[Task, Verdict])
 
-    def run(self, names: Sequence[str]) -> dict[str, dict[str, Verdict]]:
-        """Verdicts by case, and by who was judged."""
-        self._todo.extend(names)
-        self._found = {name: {} for name in names}
-        self.progress("conformance", 0, len(names))
+    def run(self, names: Sequence[str], who: Sequence[str]) -> dict[str, dict[str, Verdict]]:
+        """Verdicts on every one of `who`, by case and by who was judged.
+
+        A process that dies or takes too long costs the task that it was at, and no other.
+        """
+        tasks = [(name, one) for name in names for one in who]
+        self._todo.extend(tasks)
+        self.progress("conformance", 0, len(tasks))
         try:
-            for _ in range(min(self.jobs, len(names))):
-                self._workers.append(self._start())
-            while self._workers:
-                self._turn()
+            for _ in range(min(self.jobs, len(tasks))):
+                self._start()
+            while self._places:
+                self._turn(len(tasks))
         finally:
-            for one in self._workers:
-                one.process.kill()
-        return self._found
+            for place in self._places:
+                place.process.end(kill=True)
+        return {name: {one: self._found[name, one] for one in who} for name in names}
 
-    def _start(self) -> _Worker:
-        context = multiprocessing.get_context("spawn")  # a fork of a process that used TVM hangs
-        here, there = context.Pipe()
-        process = context.Process(target=worker.main, args=(there, self.against), daemon=True)
-        process.start()
-        there.close()
-        return _Worker(process, here, deadline=time.monotonic() + START_SECONDS)
+    def _start(self) -> None:
+        self._places.append(_Place(self.pool.start(), self.pool.now() + START_SECONDS))
 
-    def _turn(self) -> None:
+    def _turn(self, total: int) -> None:
         """Wait for the next answer, death or deadline, and deal with it."""
-        nearest = min(one.deadline for one in self._workers)
-        pipes = [one.pipe for one in self._workers]
-        ready = connection.wait(pipes, max(0.0, nearest - time.monotonic()))
-        for one in list(self._workers):
-            if one.pipe in ready:
-                self._receive(one)
-            elif time.monotonic() >= one.deadline:
-                self._replace(one, f"not done after {self.timeout:g} s")
+        nearest = min(place.deadline for place in self._places)
+        processes = [place.process for place in self._places]
+        ready = self.pool.wait(processes, max(0.0, nearest - self.pool.now()))
+        for place in list(self._places):
+            if place.process in ready:
+                self._receive(place)
+            elif self.pool.now() >= place.deadline:
+                self._replace(place, f"not done after {self.timeout:g} s", kill=True)
+        self.progress("conformance", len(self._found), total)
 
-    def _receive(self, one: _Worker) -> None:
+    def _receive(self, place: _Place) -> None:
         try:
-            answer = one.pipe.recv()
-        except (EOFError, ConnectionResetError):
-            one.process.join(10)
-            self._replace(one, f"the process ended with status {one.process.exitcode}")
+            verdict = place.process.receive()
+        except EOFError:
+            self._replace(place, "the process ended with status {status}", kill=False)
             return
-        if answer is not None:
-            who, verdict = answer
-            self._judge(one, who, verdict)
-        if not one.waiting_for:
-            self._next(one)
+        if verdict is not None and place.task is not None:
+            self._found[place.task] = verdict
+        self._next(place)
 
-    def _judge(self, one: _Worker, who: str, verdict: Verdict) -> None:
-        self._found[one.case][who] = verdict
-        one.waiting_for.remove(who)
-        one.deadline = time.monotonic() + self.timeout
-        if not one.waiting_for:
-            done = sum(1 for verdicts in self._found.values() if self._complete(verdicts))
-            self.progress("conformance", done, len(self._found))
-
-    def _complete(self, verdicts: dict[str, Verdict]) -> bool:
-        return len(verdicts) == 1 + self.against
-
-    def _next(self, one: _Worker) -> None:
+    def _next(self, place: _Place) -> None:
         if not self._todo:
-            one.pipe.send(None)
-            self._workers.remove(one)
-            one.process.join(10)
+            self._places.remove(place)
+            place.process.send(None)
+            place.process.end(kill=False)
             return
-        one.case = self._todo.popleft()
-        one.waiting_for = [worker.OURS, *([worker.PEER] if self.against else [])]
-        one.deadline = time.monotonic() + self.timeout
-        one.pipe.send(one.case)
+        place.task = self._todo.popleft()
+        place.deadline = self.pool.now() + self.timeout
+        place.process.send(place.task)
 
-    def _replace(self, one: _Worker, reason: str) -> None:
-        if not one.case:
+    def _replace(self, place: _Place, reason: str, *, kill: bool) -> None:
+        status = place.process.end(kill=kill)
+        reason = reason.format(status=status)
+        self._places.remove(place)
+        if place.task is None:
             raise RuntimeError(f"a process of the conformance run cannot start: {reason}")
-        one.process.kill()
-        one.process.join(10)
-        self._workers.remove(one)
-        if one.waiting_for:
-            # Who was at work is to blame; the other one, if it is still to come, was not seen.
-            self._judge(one, one.waiting_for[0], Verdict("crash", reason))
-        for who in list(one.waiting_for):
-            self._judge(one, who, Verdict("crash", "not run: the process ended before"))
+        self._found[place.task] = Verdict("crash", reason)
         if self._todo:
-            self._workers.append(self._start())
+            self._start()

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from nexus_compiler.verify.conformance import cases, compare
+from nexus_compiler.verify.conformance import cases, compare, peers
 from nexus_compiler.verify.conformance.cases import Case
+from nexus_compiler.verify.conformance.peers import PEERS
 from nexus_runtime.errors import CaptureError, NeedsConstant, NexusError, ShapeError
 
 OURS = "nexus"
-PEER = "onnxruntime"
+
+Task = tuple[str, str]
+"""The name of a case, and who is to be judged: `OURS` or one of `peers.PEERS`."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class Verdict:
     frozen: tuple[str, ...] = ()
 
 
-def main(connection: Any, against: bool) -> None:
-    """Answer each name of a case from `connection` with verdicts, until None comes."""
+def main(connection: Any) -> None:
+    """Answer each `Task` from `connection` with a verdict, until None comes."""
     warnings.simplefilter("ignore")
     np.seterr(all="ignore")
     os.environ.setdefault("TVM_NUM_THREADS", "1")
@@ -51,13 +54,15 @@ def main(connection: Any, against: bool) -> None:
     with tempfile.TemporaryDirectory() as directory:
         # Nobody loads the modules of these cases again; the objects they are made of stay.
         os.environ["NEXUS_CACHE"] = directory
-        # TVM's warnings would bury the progress that the parent shows.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        # TVM's warnings and what its importer prints would bury what the parent shows.
+        silence = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 1)
+        os.dup2(silence, 2)
         connection.send(None)
-        while (name := connection.recv()) is not None:
-            connection.send((OURS, _timed(lambda case=known[name]: _ours(case, options))))
-            if against:
-                connection.send((PEER, _timed(lambda case=known[name]: _peer(case))))
+        while (task := connection.recv()) is not None:
+            case, who = known[task[0]], task[1]
+            judge = partial(_ours, case, options)
+            connection.send(_timed(judge if who == OURS else partial(_peer, case, PEERS[who])))
 
 
 def _timed(judge: Callable[[], Verdict]) -> Verdict:
@@ -77,8 +82,7 @@ def _ours(case: Case, options: Any) -> Verdict:
         return Verdict("crash", f"{type(error).__name__}: {error.message}", frozen=tuple(frozen))
     except Exception as error:  # whatever it is, the next case comes
         return Verdict("crash", _line(error), frozen=tuple(frozen))
-    reason = compare.difference(case, found)
-    return Verdict("wrong" if reason else "pass", reason, frozen=tuple(frozen))
+    return _judged(case, found, tuple(frozen))
 
 
 def _run(case: Case, options: Any, frozen: dict[str, np.ndarray]) -> Sequence[Any]:
@@ -115,56 +119,17 @@ def _freezable(case: Case, name: str, frozen: Mapping[str, np.ndarray]) -> dict[
     return {key: value for key, value in small.items() if value.dtype.kind in "biu"}
 
 
-def _peer(case: Case) -> Verdict:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
+def _peer(case: Case, run: peers.Peer) -> Verdict:
     try:
-        session = onnxruntime.InferenceSession(
-            case.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        found = _peer_outputs(session, case)
-    except Exception as error:  # its classes of errors are private
+        found = run(case)
+    except Exception as error:  # their classes of errors are many
         return Verdict("unsupported", _line(error))
+    return _judged(case, found)
+
+
+def _judged(case: Case, found: Sequence[Any], frozen: Sequence[str] = ()) -> Verdict:
     reason = compare.difference(case, found)
-    return Verdict("wrong" if reason else "pass", reason)
-
-
-def _peer_outputs(session: Any, case: Case) -> list[Any]:
-    """Results as ONNX Runtime gives them; those of types that NumPy lacks come back as bits."""
-    import onnx
-    import onnxruntime
-
-    exotic = {np.asarray(v).dtype for v in case.inputs.values() if isinstance(v, np.ndarray)}
-    exotic |= {v.dtype for v in case.outputs if isinstance(v, np.ndarray)}
-    if not any(dtype.type.__module__.startswith("ml_dtypes") for dtype in exotic):
-        return session.run(None, dict(case.inputs))
-    feeds: dict[str, Any] = {}
-    for name, value in case.inputs.items():
-        number = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-        make = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type
-        feeds[name] = make(np.ascontiguousarray(value).reshape(value.shape), number)
-    results = session.run_with_ort_values([o.name for o in session.get_outputs()], feeds)
-    return [_bits(result, want) for result, want in zip(results, case.outputs)]
-
-
-def _bits(result: Any, want: Any) -> Any:
-    with contextlib.suppress(Exception):
-        return result.numpy()
-    element = onnx_element(want)
-    if result.element_type() != element:
-        raise ValueError(f"it returns elements of type {result.element_type()}, not {element}")
-    raw = np.from_dlpack(result)
-    return raw.view(want.dtype).reshape(result.shape())
-
-
-def onnx_element(want: np.ndarray) -> int:
-    """ONNX's number for the element type of `want`."""
-    import onnx
-
-    return int(onnx.helper.np_dtype_to_tensor_dtype(want.dtype))
+    return Verdict("wrong" if reason else "pass", reason, frozen=tuple(frozen))
 
 
 def _line(error: Exception) -> str:
