@@ -53,6 +53,18 @@ def join(
     Worker(options).run()
 
 
+@agent.command()
+def doctor() -> None:
+    """Say what this machine is, and which threads run the kernels, and why."""
+    from nexus_runtime import files, host, threads
+    from nexus_runtime.executors.tvm_vm import runtime_library
+
+    click.echo(f"machine  {host.machine()}")
+    click.echo(f"cache    {files.cache_root()}")
+    click.echo(f"threads  {threads.describe()}")
+    click.echo(f"runtime  {runtime_library()}")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run `nexus-agent`; returns 0, 1 (the user can mend it) or 2 (a fault of ours)."""
     words = sys.argv[1:] if arguments is None else arguments

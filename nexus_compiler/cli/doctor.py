@@ -22,6 +22,7 @@ def doctor(as_json: bool) -> int:
     """
     from nexus_compiler import targets
     from nexus_compiler.codegen.door import room_for
+    from nexus_runtime import threads
 
     packages = [(name, _version(name), "reinstall nexus-compiler") for name in _PACKAGES]
     packages += [
@@ -37,6 +38,8 @@ def doctor(as_json: bool) -> int:
         "machine": host.machine(),
         "cpu_features": sorted(host.cpu_features()),
         "cache": str(files.cache_root()),
+        "launcher": dict(zip(("name", "reason"), threads.chosen())),
+        "threads": threads.settle().count,
         "packages": {name: version for name, version, _ in packages},
         "targets": [
             {"target": name, "needs": need.what, "found": need.found, "cure": need.cure}
@@ -52,7 +55,8 @@ def doctor(as_json: bool) -> int:
     ]
     text = "\n\n".join(
         [
-            f"machine  {host.machine()}\ncache    {files.cache_root()}",
+            f"machine  {host.machine()}\ncache    {files.cache_root()}\n"
+            f"threads  {threads.describe()}",
             console.table(("package", "version", "cure"), rows),
             console.table(("target", "needs", "found", "cure"), target_rows),
         ]

@@ -101,6 +101,13 @@ def chosen() -> tuple[str, str]:
     return (CLAIMING if found else TVM), reason
 
 
+def describe() -> str:
+    """What a module gets here that asks for nothing, in one line."""
+    name, reason = chosen()
+    dealer = "claimed piece by piece" if name == CLAIMING else "dealt out by TVM's own pool"
+    return f"{settle().count}, work is {dealer} ({reason})"
+
+
 def install(path: Path, threads: Threads, ffi: ctypes.CDLL) -> None:
     """Give the loaded module at `path` its launcher, before its first call.
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nexus_runtime import threads
+from nexus_runtime import cli, threads
 from nexus_runtime.errors import DeviceError
 from nexus_runtime.executors import tvm_vm
 from nexus_runtime.threads import cores, pool
@@ -333,3 +333,16 @@ def test_the_launcher_can_be_chosen(no_default: pytest.MonkeyPatch) -> None:
     no_default.setenv("NEXUS_LAUNCHER", "openmp")
     with pytest.raises(DeviceError, match="is no launcher"):
         threads.chosen()
+
+
+def test_the_agent_says_who_deals_the_work(
+    no_default: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_default.setenv("TVM_NUM_THREADS", "5")
+    no_default.setenv("NEXUS_LAUNCHER", "tvm")
+    assert cli.main(["doctor"]) == 0
+    expected = "threads  5, work is dealt out by TVM's own pool (NEXUS_LAUNCHER asks for it)"
+    assert expected in capsys.readouterr().out
+    no_default.setenv("NEXUS_LAUNCHER", "openmp")
+    assert cli.main(["doctor"]) == 1
+    assert "is no launcher" in capsys.readouterr().err
