@@ -46,7 +46,7 @@ def test_missing_external_weights(tmp_path: Path) -> None:
     onnx.save(proto, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     assert len(capture(path).params) == 1
     (tmp_path / "weights.bin").unlink()
-    with pytest.raises(CaptureError, match="another file"):
+    with pytest.raises(CaptureError, match="other file"):
         capture(path)
 
 

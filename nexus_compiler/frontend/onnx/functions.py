@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import graphlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import onnx
 
+from nexus_compiler.frontend.onnx.nested import graphs
 from nexus_compiler.frontend.onnx.registry import plain_domain
+from nexus_runtime.errors import CaptureError
 
 Functions = Mapping[tuple[str, str], onnx.FunctionProto]
 
@@ -15,6 +18,30 @@ Functions = Mapping[tuple[str, str], onnx.FunctionProto]
 def local(model: onnx.ModelProto) -> Functions:
     """The functions that `model` brings along, by domain and name."""
     return {(plain_domain(f.domain), f.name): f for f in model.functions}
+
+
+def check_recursion(local: Functions) -> None:
+    """Check that no function calls itself, be it through others: ONNX has no such functions.
+
+    Raises:
+        CaptureError: one does.
+    """
+    calls = {key: set(_called(function.node)) & set(local) for key, function in local.items()}
+    try:
+        graphlib.TopologicalSorter(calls).prepare()
+    except graphlib.CycleError as error:
+        names = [f"{domain}::{name}" for domain, name in error.args[1]]
+        raise CaptureError(
+            f"functions of the model call each other in a circle: {' -> '.join(names)}",
+            hint="write the repetition as a Loop",
+        ) from error
+
+
+def _called(nodes: Iterable[onnx.NodeProto]) -> Iterator[tuple[str, str]]:
+    for node in nodes:
+        yield plain_domain(node.domain), node.op_type
+        for graph in graphs(node):
+            yield from _called(graph.node)
 
 
 def _schema(domain: str, name: str, opset: int) -> Any:

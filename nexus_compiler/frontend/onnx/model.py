@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
 
 from nexus_compiler.frontend.graph import Source
+from nexus_compiler.frontend.onnx import external
+from nexus_compiler.frontend.onnx.nested import graphs
 from nexus_runtime.errors import CaptureError
 
 
@@ -19,11 +23,14 @@ def load(model: str | Path | onnx.ModelProto, name: str) -> tuple[onnx.ModelProt
         CaptureError: the file is missing, is no ONNX, or ONNX's own checker refuses it.
     """
     if isinstance(model, onnx.ModelProto):
+        external.refuse(model)
+        _check_text(model)
         data = model.SerializeToString(deterministic=True)
         return model, Source("onnx", name or model.graph.name, hashlib.sha256(data).hexdigest())
     path = Path(model)
     data = _read(path)
-    return _parse(data, path), Source("onnx", name or path.name, hashlib.sha256(data).hexdigest())
+    origin = Source("onnx", name or path.name, hashlib.sha256(data).hexdigest())
+    return _parse(data, path), origin
 
 
 def check(model: onnx.ModelProto, name: str) -> None:
@@ -33,7 +40,7 @@ def check(model: onnx.ModelProto, name: str) -> None:
         CaptureError: it refuses it.
     """
     try:
-        onnx.checker.check_model(_filed(model))
+        onnx.checker.check_model(_checkable(model))
     except onnx.checker.ValidationError as error:
         reason = str(error).strip().splitlines()[0]
         raise CaptureError(
@@ -46,17 +53,33 @@ _MISFILED = {"SimplifiedLayerNormalization"}
 """ONNX Runtime writes these under ONNX's own domain, where the checker knows none of the name."""
 
 
-def _filed(model: onnx.ModelProto) -> onnx.ModelProto:
-    if not any(node.op_type in _MISFILED and not node.domain for node in model.graph.node):
+def _checkable(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` as the checker can take it: weights in other files are inputs there."""
+    misfiled = any(node.op_type in _MISFILED and not node.domain for node in model.graph.node)
+    if not misfiled and not any(map(external.is_external, model.graph.initializer)):
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for node in copy.graph.node:
-        if node.op_type in _MISFILED:
-            node.domain = "com.microsoft"
-    if all(opset.domain != "com.microsoft" for opset in copy.opset_import):
-        copy.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    _file(copy)
+    known = {value.name for value in copy.graph.input}
+    weights = list(copy.graph.initializer)
+    del copy.graph.initializer[:]
+    for tensor in weights:
+        if not external.is_external(tensor):
+            copy.graph.initializer.append(tensor)
+        elif tensor.name not in known:
+            kind = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            copy.graph.input.append(kind)
     return copy
+
+
+def _file(model: onnx.ModelProto) -> None:
+    if not (strays := [n for n in model.graph.node if n.op_type in _MISFILED and not n.domain]):
+        return
+    for node in strays:
+        node.domain = "com.microsoft"
+    if all(opset.domain != "com.microsoft" for opset in model.opset_import):
+        model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
 
 
 def _read(path: Path) -> bytes:
@@ -79,14 +102,53 @@ def _parse(data: bytes, path: Path) -> onnx.ModelProto:
         raise _no_onnx(path) from error
     if not model.ir_version or not model.graph.output:
         raise _no_onnx(path)
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise CaptureError(
-            f"the weights of '{path}' are in another file that cannot be read: {error}",
-            hint="keep the files that the export wrote side by side",
-        ) from error
+    _check_text(model)
+    external.settle(model, path.parent)
     return model
+
+
+def _check_text(model: onnx.ModelProto) -> None:
+    """Check that names are text: protobuf hands over as bytes what is none.
+
+    Raises:
+        CaptureError: one is not.
+    """
+    if not all(isinstance(name, str) for name in _texts(model)):
+        raise CaptureError(
+            "the model holds a name that is no text (UTF-8)",
+            hint="the file is damaged: copy it or export it again",
+        )
+
+
+def _texts(model: onnx.ModelProto) -> Iterator[Any]:
+    for opset in model.opset_import:
+        yield opset.domain
+    yield from _texts_of(model.graph)
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output)
+        yield from function.attribute
+        for opset in function.opset_import:
+            yield opset.domain
+        yield from _texts_of(function)
+
+
+def _texts_of(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[Any]:
+    for node in graph.node:
+        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield from (attribute.name, attribute.ref_attr_name)
+        for inner in graphs(node):
+            yield from _texts_of(inner)
+    if isinstance(graph, onnx.FunctionProto):
+        return
+    yield graph.name
+    for tensor in graph.initializer:
+        yield tensor.name
+        for entry in tensor.external_data:
+            yield from (entry.key, entry.value)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        yield value.name
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
 
 
 def _no_onnx(path: Path) -> CaptureError:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from nexus_compiler.frontend.onnx import functions
+from nexus_compiler.frontend.onnx.nested import graphs
 from nexus_compiler.frontend.onnx.registry import handlers, plain_domain
 from nexus_compiler.frontend.onnx.values import ELEMENT_TYPES
 from nexus_runtime.errors import UnsupportedOperator
@@ -30,18 +31,11 @@ def needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx
 def _read(node: onnx.NodeProto) -> set[str]:
     """The names that `node` reads, also those from inside its branches."""
     names = set(node.input)
-    for graph in _graphs(node):
+    for graph in graphs(node):
         names |= {value.name for value in graph.output}
         for inner in graph.node:
             names |= _read(inner)
     return names
-
-
-def _graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def check_operators(model: onnx.ModelProto) -> None:
@@ -49,12 +43,15 @@ def check_operators(model: onnx.ModelProto) -> None:
 
     Raises:
         UnsupportedOperator: some cannot; the message lists all of them.
+        CaptureError: a function of the model calls itself.
     """
     opsets = {plain_domain(o.domain): o.version for o in model.opset_import}
     missing: dict[tuple[str, str], list[str]] = {}
     outputs = [value.name for value in model.graph.output]
     nodes = needed(model.graph.node, outputs)
-    for node in _missing(nodes, opsets, functions.local(model)):
+    local = functions.local(model)
+    functions.check_recursion(local)
+    for node in _missing(nodes, opsets, local, set()):
         label = node.name or next(iter(node.output), "")
         missing.setdefault((plain_domain(node.domain), node.op_type), []).append(label)
     if missing:
@@ -68,17 +65,22 @@ _HINT = (
 
 
 def _missing(
-    nodes: Iterable[onnx.NodeProto], opsets: Mapping[str, int], local: functions.Functions
+    nodes: Iterable[onnx.NodeProto],
+    opsets: Mapping[str, int],
+    local: functions.Functions,
+    seen: set[tuple[str, str]],
 ) -> Iterator[onnx.NodeProto]:
     for node in nodes:
         key = plain_domain(node.domain), node.op_type
         if key in local:
-            inner = {plain_domain(o.domain): o.version for o in local[key].opset_import}
-            yield from _missing(local[key].node, inner, local)
+            if key not in seen:
+                seen.add(key)
+                inner = {plain_domain(o.domain): o.version for o in local[key].opset_import}
+                yield from _missing(local[key].node, inner, local, seen)
         elif key not in handlers() and not functions.has_body(*key, opsets.get(key[0], 1)):
             yield node
-        for graph in _graphs(node):
-            yield from _missing(graph.node, opsets, local)
+        for graph in graphs(node):
+            yield from _missing(graph.node, opsets, local, seen)
 
 
 def _listed(missing: Mapping[tuple[str, str], Sequence[str]]) -> str:

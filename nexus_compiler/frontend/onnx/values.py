@@ -10,9 +10,10 @@ import numpy as np
 import onnx
 from tvm import relax
 
+from nexus_compiler.frontend.onnx import external
 from nexus_compiler.frontend.onnx.sizes import Size, expression
 from nexus_runtime.errors import CaptureError, UnsupportedOperator
-from nexus_runtime.tensors import dtype_of
+from nexus_runtime.tensors import BITS, dtype_of
 
 R: Any = relax.op
 """Relax's operators. Untyped: TVM's annotations ask for what it does not take (`axes: Expr`)."""
@@ -143,6 +144,12 @@ def read_tensor(tensor: onnx.TensorProto) -> np.ndarray:
         CaptureError: its element type or its bytes cannot be read.
     """
     dtype = element_type(tensor.data_type, f"tensor '{tensor.name}'")
+    if external.is_external(tensor):
+        if BITS.get(dtype, 8) == 8:
+            return external.elements(tensor, numpy_dtype(dtype))
+        whole = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, name=tensor.name)
+        whole.raw_data = external.mapped(tensor).tobytes()  # several elements a byte
+        tensor = whole
     try:
         array = onnx.numpy_helper.to_array(tensor)
     except (ValueError, TypeError) as error:
