@@ -15,8 +15,9 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 import msgspec
 import numpy as np
@@ -37,10 +38,18 @@ class Artifact:
         manifest: the checked manifest.
     """
 
-    def __init__(self, manifest: Manifest, members: Mapping[str, bytes], *, origin: str) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        members: Mapping[str, bytes],
+        *,
+        origin: str,
+        weights: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         self.manifest = manifest
         self._members = members
         self._origin = origin
+        self._weights = weights
 
     @classmethod
     def open(cls, path: str | Path) -> Artifact:
@@ -51,15 +60,19 @@ class Artifact:
         """
         path = Path(path)
         try:
-            data = path.read_bytes()
+            with path.open("rb") as file:
+                return cls._read(file, str(path))
         except OSError as error:
             raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
-        return cls.from_bytes(data, origin=str(path))
 
     @classmethod
     def from_bytes(cls, data: bytes, *, origin: str = "artifact") -> Artifact:
         """As `open`, of bytes; `origin` is what errors call it."""
-        members = _read_zip(data, origin)
+        return cls._read(io.BytesIO(data), origin)
+
+    @classmethod
+    def _read(cls, file: IO[bytes], origin: str) -> Artifact:
+        members = _read_zip(file, origin)
         if MANIFEST not in members:
             raise ArtifactError(f"{origin} holds no {MANIFEST}", hint="this is no Nexus artifact")
         said = manifest.decode(members.pop(MANIFEST), origin=origin)
@@ -69,21 +82,46 @@ class Artifact:
     def to_bytes(self) -> bytes:
         """The archive; equal artifacts give equal bytes."""
         buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-            everything = {MANIFEST: self.manifest.encode(), **dict(sorted(self._members.items()))}
-            for name, data in everything.items():
-                info = zipfile.ZipInfo(name, _EPOCH)
-                info.create_system = 3
-                info.external_attr = 0o644 << 16
-                archive.writestr(info, data)
+        self._write(buffer)
         return buffer.getvalue()
 
     def save(self, path: str | Path) -> Path:
-        """Write the archive to `path` in one step: a reader sees the old file or the new one."""
-        return files.write_atomically(Path(path), self.to_bytes())
+        """Write the archive to `path` in one step: a reader sees the old file or the new one.
+
+        Raises:
+            ArtifactError: the weights are still in the model's own file, which has changed.
+        """
+        with files.atomically(Path(path)) as file:
+            self._write(file)
+        return Path(path)
+
+    def _write(self, file: IO[bytes]) -> None:
+        said = self.manifest.encode()
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            with archive.open(_info(MANIFEST, len(said)), "w") as member:
+                member.write(said)
+            for name, entry in sorted(self.manifest.members.items()):
+                state = hashlib.sha256()
+                with archive.open(_info(name, entry.size), "w") as member:
+                    for piece in self._pieces(name):
+                        state.update(piece)
+                        member.write(piece)
+                if state.hexdigest() != entry.sha256:
+                    raise ArtifactError(
+                        f"{name} has changed since it was compiled",
+                        hint="the model's file was written to meanwhile: compile it again",
+                    )
+
+    def _pieces(self, name: str) -> Iterator[bytes | memoryview]:
+        if name == PARAMS and self._weights is not None:
+            yield from tensors.pieces(self._weights)
+        else:
+            yield self._members[name]
 
     def params(self) -> dict[str, np.ndarray]:
         """The weights by name, each in memory aligned to 64 bytes."""
+        if self._weights is not None:
+            return {n: tensors.copied(self._weights[n]) for n in sorted(self._weights)}
         return tensors.decode(self._members[PARAMS], origin=self._origin)
 
     def module(self, target: str) -> ModuleEntry:
@@ -109,19 +147,41 @@ class Artifact:
         return hashlib.sha256(self.manifest.encode()).hexdigest()
 
 
-def assemble(draft: Manifest, members: Mapping[str, bytes]) -> Artifact:
-    """An artifact of `members`; fills in the `members` table of the draft."""
+def assemble(
+    draft: Manifest,
+    members: Mapping[str, bytes],
+    weights: Mapping[str, np.ndarray] | None = None,
+) -> Artifact:
+    """An artifact of `members` and `weights`; fills in the `members` table of the draft.
+
+    Weights that nobody can write to (of a mapped file, for example) are not copied.
+    """
     table = {
         name: Member(size=len(data), sha256=hashlib.sha256(data).hexdigest())
-        for name, data in sorted(members.items())
+        for name, data in members.items()
     }
-    said = msgspec.structs.replace(draft, members=table)
-    return Artifact(said, dict(members), origin="artifact")
+    if weights is not None:
+        weights = {n: tensors.copied(a) if a.flags.writeable else a for n, a in weights.items()}
+        state, size = hashlib.sha256(), 0
+        for piece in tensors.pieces(weights):
+            state.update(piece)
+            size += len(piece)
+        table[PARAMS] = Member(size=size, sha256=state.hexdigest())
+    said = msgspec.structs.replace(draft, members=dict(sorted(table.items())))
+    return Artifact(said, dict(members), origin="artifact", weights=weights)
 
 
-def _read_zip(data: bytes, origin: str) -> dict[str, bytes]:
+def _info(name: str, size: int) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, _EPOCH)
+    info.create_system = 3
+    info.external_attr = 0o644 << 16
+    info.file_size = size  # more than 2 GiB need another header
+    return info
+
+
+def _read_zip(file: IO[bytes], origin: str) -> dict[str, bytes]:
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
             if len(names) != len(set(names)):
                 raise ArtifactError(f"{origin} holds two members of one name", hint="compile again")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+from collections.abc import Generator
 from pathlib import Path
+from typing import IO
 
 
 def cache_root() -> Path:
@@ -17,17 +20,24 @@ def cache_root() -> Path:
 
 def write_atomically(path: Path, data: bytes) -> Path:
     """Write `data` to `path` in one step and return it: others see the old file or the new one."""
+    with atomically(path) as file:
+        file.write(data)
+    return path
+
+
+@contextlib.contextmanager
+def atomically(path: Path) -> Generator[IO[bytes]]:
+    """A file to write to, which becomes `path` when all went well, and nothing otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
     # Not tempfile: its files are for the owner only, and the mode would outlive the rename.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return path

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
-from safetensors.numpy import save
 
 from nexus_runtime.errors import ArtifactError, InputError
 
@@ -98,10 +98,39 @@ def as_numpy(value: Any, *, name: str) -> np.ndarray:
     return array
 
 
+def copied(array: np.ndarray) -> np.ndarray:
+    """An aligned copy of `array`."""
+    copy = empty_aligned(array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+
 def encode(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Named tensors as safetensors bytes, in the order of their names."""
-    # Not ascontiguousarray, which turns scalars into vectors.
-    return save({name: np.asarray(arrays[name], order="C") for name in sorted(arrays)})
+    """Named tensors as safetensors bytes."""
+    return b"".join(pieces(arrays))
+
+
+def pieces(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
+    """The bytes of `encode` one after the other, without a copy of arrays that are contiguous.
+
+    The order is that of the safetensors library: wide elements first, so that all are aligned, then
+    by name.
+    """
+    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    header: dict[str, Any] = {}
+    start = 0
+    for name in order:
+        array, stop = arrays[name], start + arrays[name].nbytes
+        dtype = _NAMES[array.dtype.name]
+        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": (start, stop)}
+        start = stop
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in order:
+        # Not ascontiguousarray, which turns scalars into vectors.
+        flat = np.asarray(arrays[name], order="C").reshape(-1)
+        yield flat.view(np.uint8).data
 
 
 def decode(data: bytes, *, origin: str) -> dict[str, np.ndarray]:
@@ -140,3 +169,4 @@ _DTYPES = {
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
 }
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}

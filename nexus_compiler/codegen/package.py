@@ -17,7 +17,7 @@ from nexus_compiler.codegen.door import Room
 from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_compiler.ir import canonical
 from nexus_compiler.targets import TargetSpec
-from nexus_runtime import artifact, manifest, tensors
+from nexus_runtime import artifact, manifest
 from nexus_runtime.artifact import Artifact
 
 
@@ -53,7 +53,6 @@ def assemble(
         flags: what the user asked for, for the provenance.
     """
     members = {_member(one): one.data for one in built}
-    members[artifact.PARAMS] = tensors.encode(graph.params)
     draft = manifest.Manifest(
         format=manifest.FORMAT,
         version=manifest.VERSION,
@@ -64,7 +63,7 @@ def assemble(
         members={},
         training=graph.training,
     )
-    return artifact.assemble(draft, members)
+    return artifact.assemble(draft, members, graph.params)
 
 
 def _member(built: BuiltModule) -> str:
