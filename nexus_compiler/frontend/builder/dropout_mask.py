@@ -42,35 +42,38 @@ def emit(
     """
     batch, size = value.ty.shape.values[0], math.prod(sample)
     samples = block.emit(relax.op.add(block.emit(relax.op.arange(batch, dtype="int64")), row))
-    samples = _cut(block, block.emit(relax.op.astype(samples, "uint64")))
+    samples = cut(block, block.emit(relax.op.astype(samples, "uint64")))
     samples = block.emit(relax.op.reshape(samples, (batch, *([1] * len(sample)))))
     elements = relax.const(np.arange(size, dtype=np.uint64).reshape(1, *sample))
-    start = block.emit(relax.op.multiply(samples, _word(size)))
-    counter = _cut(block, block.emit(relax.op.add(start, elements)))
-    salt = _word((layer + 1) * _GOLDEN)
+    start = block.emit(relax.op.multiply(samples, word(size)))
+    counter = cut(block, block.emit(relax.op.add(start, elements)))
+    salt = word((layer + 1) * _GOLDEN)
     salted = block.emit(relax.op.add(block.emit(relax.op.astype(seed, "uint64")), salt))
-    key = _finalise(block, _cut(block, salted))
-    bits = _finalise(block, block.emit(relax.op.bitwise_xor(counter, key)))
-    kept = block.emit(relax.op.greater_equal(bits, _word(round(rate * 2**32))))
+    key = finalise(block, cut(block, salted))
+    bits = finalise(block, block.emit(relax.op.bitwise_xor(counter, key)))
+    kept = block.emit(relax.op.greater_equal(bits, word(round(rate * 2**32))))
     scale = relax.const(np.float32(1 / (1 - rate)))
     return block.emit(relax.op.where(kept, scale, relax.const(np.float32(0))))
 
 
-def _finalise(block: relax.BlockBuilder, bits: relax.Var) -> relax.Var:
+def finalise(block: relax.BlockBuilder, bits: relax.Var) -> relax.Var:
+    """The hash of words of 32 bits, held in uint64."""
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         bits = _shift_xor(block, bits, shift)
-        bits = _cut(block, block.emit(relax.op.multiply(bits, _word(factor))))
+        bits = cut(block, block.emit(relax.op.multiply(bits, word(factor))))
     return _shift_xor(block, bits, 16)
 
 
 def _shift_xor(block: relax.BlockBuilder, bits: relax.Var, shift: int) -> relax.Var:
-    shifted = block.emit(relax.op.right_shift(bits, _word(shift)))
+    shifted = block.emit(relax.op.right_shift(bits, word(shift)))
     return block.emit(relax.op.bitwise_xor(bits, shifted))
 
 
-def _cut(block: relax.BlockBuilder, bits: relax.Var) -> relax.Var:
-    return block.emit(relax.op.bitwise_and(bits, _word(0xFFFFFFFF)))
+def cut(block: relax.BlockBuilder, bits: relax.Var) -> relax.Var:
+    """The lower 32 bits of uint64."""
+    return block.emit(relax.op.bitwise_and(bits, word(0xFFFFFFFF)))
 
 
-def _word(value: int) -> relax.Expr:
+def word(value: int) -> relax.Expr:
+    """The lower 32 bits of a number as a uint64 constant."""
     return relax.const(np.uint64(value & 0xFFFFFFFF))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from nexus_compiler.frontend.onnx import randomness
 from nexus_compiler.frontend.onnx.broadcast import align
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.registry import op
-from nexus_compiler.frontend.onnx.values import R, Value
+from nexus_compiler.frontend.onnx.values import Host, R, Value, host
 
 
 @op("Relu")
@@ -127,18 +130,21 @@ def softmax(node: Node) -> Value:
 
 @op("Dropout")
 def dropout(node: Node) -> list[Value]:
-    """The identity, and a mask that keeps everything; a ratio above 0 in training is random."""
+    """The identity, and a mask that keeps everything; random where it is in training mode."""
     node.ignore("ratio", "seed", "is_test", "consumed_inputs")
-    training = node.has(2) and bool(node.array(2))
-    if node.has(1) and not training:
-        node.value(1)
-    if training and (not node.has(1) or float(node.array(1))):
-        raise node.refuse("it is in training mode", "export the model in evaluation mode")
-    x = node.tensor(0)
-    if node.outputs == 1:
-        return [x]
+    x = node.emit(node.tensor(0))
+    ratio = node.value(1) if node.has(1) else host(np.array(0.5, "float32"))
+    training = node.value(2) if node.has(2) else host(np.array(False))
+    never = isinstance(training, Host) and not training.array.any()
     dtype = "bool" if node.opset >= 10 else node.dtype(x)
-    return [x, R.full(node.shape(x), node.scalar(1, dtype), dtype)]
+    whole = node.emit(R.full(node.shape(x), node.scalar(1, dtype), dtype))
+    if never or (isinstance(ratio, Host) and not ratio.array.any()):
+        return [x, whole]
+    dropped, kept = randomness.drop(node, x, node.importer.tensor(ratio))
+    if isinstance(training, Host):
+        return [dropped, kept]
+    flag = node.emit(R.reshape(training, []))
+    return [R.where(flag, dropped, x), R.where(flag, kept, whole)]
 
 
 @op("Hardmax")

@@ -15,10 +15,13 @@ from nexus_compiler.frontend.onnx.recursion import Limit, repeat
 from nexus_compiler.frontend.onnx.registry import op
 from nexus_compiler.frontend.onnx.scope import Scope
 from nexus_compiler.frontend.onnx.subgraph import Closure, Result
-from nexus_compiler.frontend.onnx.values import Host, R, Value
+from nexus_compiler.frontend.onnx.values import Host, R, Value, is_tensor
 
 UNROLLED = 4
 """Loops of so few steps, all of them certain, are written out."""
+
+LONGEST = 256
+"""Loops over sequences are always written out, up to so many steps."""
 
 
 @op("If")
@@ -36,7 +39,10 @@ def if_(node: Node) -> Sequence[Value]:
 def _branch(node: Node, graph: onnx.GraphProto) -> Closure:
     def body() -> list[relax.Expr]:
         scope = Scope(node.scope.opsets, outer=node.scope)
-        return [node.importer.tensor(value) for value in node.importer.run_graph(graph, scope)]
+        values = node.importer.run_graph(graph, scope)
+        if not all(is_tensor(value) for value in values):
+            raise node.unknown(0, "decides over sequences or optionals; it must be a constant")
+        return [node.importer.tensor(value) for value in values]
 
     return subgraph.lift(node.importer, "branch", [], body)
 
@@ -107,7 +113,15 @@ def _unrolled(
     node: Node, graph: onnx.GraphProto, limit: Limit, going: Value, state: list[Value]
 ) -> list[Value] | None:
     """The steps one after another, if there are few and the number is certain."""
-    if not isinstance(limit, int) or limit > UNROLLED or _constant(going) is None:
+    # What a sequence holds must be known in every step.
+    known = not all(is_tensor(value) for value in state)
+    if known and not isinstance(limit, int):
+        raise node.unknown(0, "says how often a sequence changes; it must be a constant")
+    if known and _constant(going) is None:
+        raise node.unknown(1, "decides over sequences; it must be a constant")
+    if not isinstance(limit, int) or _constant(going) is None:
+        return None
+    if limit > (LONGEST if known else UNROLLED):
         return None
     count, rows = len(state), list[list[relax.Expr]]()
     for place in range(max(limit, 0) if _constant(going) else 0):

@@ -88,7 +88,7 @@ def _capture(
         scope.values[spec.name] = importer.labelled(parameter, spec.dtype)
     scope.values.update(frozen)
     for value in filter(containers.is_container, values):
-        scope.values[value.name] = containers.gathered(value, shapes, scope)
+        scope.values[value.name] = containers.gathered(importer, value, shapes, scope.values)
     module, results = importer.build(proto.graph, scope, parameters)
     specs += importer.random.specs()
     entry = FunctionSpec("main", tuple(specs), tuple(results), tuple(importer.parameters))

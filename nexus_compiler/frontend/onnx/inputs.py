@@ -21,9 +21,11 @@ _UNKNOWN = {"", "?", "-1", "None"}
 
 
 def specs(
-    graph: onnx.GraphProto, shapes: Shapes, constants: Mapping[str, np.ndarray] | None = None
+    values: Sequence[onnx.ValueInfoProto],
+    shapes: Shapes,
+    constants: Mapping[str, np.ndarray] | None = None,
 ) -> list[TensorSpec]:
-    """The inputs of `graph`, with `shapes` applied. Every dimension is an int or a name.
+    """The inputs `values`, with `shapes` applied. Every dimension is an int or a name.
 
     The shapes of `constants` settle dimensions, too, which other inputs may share.
 
@@ -31,8 +33,6 @@ def specs(
         ShapeError: an entry of `shapes` does not fit the model.
         CaptureError: an input is no tensor.
     """
-    weights = {tensor.name for tensor in graph.initializer}
-    values = [value for value in graph.input if value.name not in weights]
     dtypes = [_dtype(value) for value in values]
     own = _own_shapes(values)
     names = [value.name for value in values]

@@ -92,7 +92,8 @@ class Body:
         one = relax.const(1, "int64")
 
         def body() -> list[relax.Expr]:
-            turn = step(place, params)
+            with self.importer.random.repeated(place):
+                turn = step(place, params)
             self.conditional |= turn.going is not None
             going = [] if turn.going is None else [R.reshape(turn.going, [])]
             if self.conditional and not going:

@@ -39,6 +39,7 @@ FAMILIES = (
     "pool",
     "qlinear",
     "quantize",
+    "randomness",
     "recurrent",
     "reduce",
     "regions",

@@ -106,6 +106,13 @@ def check_tensor(value: Value) -> None:
         )
 
 
+def is_tensor(value: Value) -> bool:
+    """Whether `value` is a tensor, no sequence and no empty optional."""
+    if isinstance(value, Host):
+        return value.dtype != "nothing"
+    return not isinstance(value.ty, relax.TupleType)
+
+
 def tensor_type(tensor: relax.Expr) -> Any:
     """The Relax type of a tensor: its `shape`, `ndim` and `dtype`, which the base class lacks."""
     return tensor.ty

@@ -30,6 +30,7 @@ class Case:
         outputs: what it must return, in order.
         rtol: how far a number may be off, relative to what it should be.
         atol: how far it may be off at least.
+        drawn: its numbers are random, so that only types and shapes can be compared.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Case:
     outputs: Sequence[Any]
     rtol: float
     atol: float
+    drawn: bool = False
 
 
 @cache
@@ -66,15 +68,31 @@ def select(pattern: str) -> list[Case]:
 def _case(test: Any, operators: Mapping[str, str]) -> Case:
     given, expected = test.data_sets[0]
     names = [value.name for value in test.model.graph.input]
+    inputs = {name: _array(value) for name, value in zip(names, given)}
     return Case(
         name=test.name,
         operator=operators.get(_EXPANDED.sub("", test.name), operators[test.name]),
         model=test.model,
-        inputs={name: _array(value) for name, value in zip(names, given)},
+        inputs=inputs,
         outputs=[_array(value) for value in expected],
         rtol=test.rtol,
         atol=max(test.atol, ATOL),
+        drawn=any(_is_drawn(node, inputs) for node in test.model.graph.node),
     )
+
+
+_RANDOM = {
+    *("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"),
+    "RandomUniformLike",
+}
+
+
+def _is_drawn(node: onnx.NodeProto, inputs: Mapping[str, Any]) -> bool:
+    """Whether results of `node` are random: of a Dropout, inputs decide."""
+    if node.op_type != "Dropout" or len(node.input) < 3:
+        return node.op_type in _RANDOM
+    _, ratio, training = (inputs.get(name) for name in node.input)
+    return bool(training) and (ratio is None or bool(ratio))
 
 
 def _operator(model: onnx.ModelProto) -> str:

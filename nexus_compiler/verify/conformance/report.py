@@ -89,7 +89,8 @@ def document(result: Mapping[str, Any], version: str) -> str:
         "",
         f"The {summary['total']} tests of single operators that come with onnx {version}, through "
         "capture, compile, load and run on this project's `native` target. A result must have the "
-        "right type and shape, and be within ONNX's own rtol of 1e-3 and an atol of 1e-5. "
+        "right type and shape, and be within ONNX's own rtol of 1e-3 and an atol of 1e-5; of "
+        "numbers that are drawn at random, only type and shape count. "
         "*Unsupported* is refused with a reason, *crash* is any other error. *Frozen* of those "
         "that pass did so only after inputs whose values decide the graph (axes, shapes, …) were "
         "made constants, as `nexusc compile --freeze` does; an input is frozen only after the "

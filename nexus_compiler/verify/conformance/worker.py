@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from nexus_compiler.frontend.onnx import containers
 from nexus_compiler.verify.conformance import cases, compare, peers
 from nexus_compiler.verify.conformance.cases import Case
 from nexus_compiler.verify.conformance.peers import PEERS
@@ -90,9 +91,10 @@ def _run(case: Case, options: Any, frozen: dict[str, np.ndarray]) -> Sequence[An
     from nexus_compiler.pipeline import compile
     from nexus_runtime.module import load
 
+    shapes, feeds = _flat(case)
     while True:
         try:
-            artifact = compile(case.model, constants=frozen, options=options)
+            artifact = compile(case.model, shapes=shapes, constants=frozen, options=options)
             break
         except NeedsConstant as error:
             more = _freezable(case, error.name, frozen)
@@ -100,9 +102,22 @@ def _run(case: Case, options: Any, frozen: dict[str, np.ndarray]) -> Sequence[An
                 raise
             frozen |= more
     module = load(artifact)
-    inputs = {name: value for name, value in case.inputs.items() if name not in frozen}
+    inputs = {name: value for name, value in feeds.items() if name not in frozen}
+    missing = {spec.name for spec in module.main.inputs} - set(inputs)
+    inputs |= {name: np.array(0, "uint32") for name in missing}  # the seed of random numbers
     outputs = module.run(module.main.name, inputs)
-    return [outputs[value.name] for value in case.model.graph.output]
+    return [containers.join(o.type, o.name, outputs) for o in case.model.graph.output]
+
+
+def _flat(case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What sequences and optionals hold, as `shapes`; and all tensors that go in."""
+    shapes: dict[str, Any] = {}
+    feeds: dict[str, Any] = {}
+    for value in case.model.graph.input:
+        own, more = containers.split(value.type, value.name, case.inputs[value.name])
+        shapes |= own if containers.is_container(value) else {}
+        feeds |= more
+    return shapes, feeds
 
 
 def _freezable(case: Case, name: str, frozen: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
