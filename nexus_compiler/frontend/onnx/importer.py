@@ -14,12 +14,14 @@ from tvm import IRModule, relax, tirx
 
 from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_compiler.frontend.onnx import (
+    containers,
     faults,
     functions,
     host,
     inputs,
     model,
     outputs,
+    randomness,
     subgraph,
     support,
 )
@@ -75,14 +77,20 @@ def _capture(
     proto, origin = model.load(source, name)
     support.check_operators(proto)
     model.check(proto, origin.name)
-    importer = Importer(functions.local(proto))
-    specs, frozen = inputs.freeze(inputs.specs(proto.graph, shapes, constants), constants)
+    importer = Importer(functions.local(proto), [value.name for value in proto.graph.input])
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    values = [value for value in proto.graph.input if value.name not in weights]
+    flat, own = containers.flat(values, shapes)
+    specs, frozen = inputs.freeze(inputs.specs(flat, own, constants), constants)
     parameters = inputs.variables(specs, importer.sizes)
     scope = Scope({plain_domain(o.domain): o.version for o in proto.opset_import})
     for spec, parameter in zip(specs, parameters):
         scope.values[spec.name] = importer.labelled(parameter, spec.dtype)
     scope.values.update(frozen)
+    for value in filter(containers.is_container, values):
+        scope.values[value.name] = containers.gathered(importer, value, shapes, scope.values)
     module, results = importer.build(proto.graph, scope, parameters)
+    specs += importer.random.specs()
     entry = FunctionSpec("main", tuple(specs), tuple(results), tuple(importer.parameters))
     arrays = {key: array for key, (_, array) in importer.parameters.items()}
     weights = tuple(TensorSpec(key, a.dtype.name, a.shape) for key, a in arrays.items())
@@ -98,14 +106,16 @@ class Importer:
         builder: what everything is emitted with; another one while a subgraph is imported.
         private: the functions that are no entries.
         unknowns: sizes that show only when the model runs, for each subgraph around this place.
+        random: where random numbers come from.
     """
 
-    def __init__(self, local: functions.Functions) -> None:
+    def __init__(self, local: functions.Functions, names: Sequence[str]) -> None:
         self.sizes = Sizes()
         self.parameters: dict[str, tuple[relax.Var, np.ndarray]] = {}
         self.builder = relax.BlockBuilder()
         self.unknowns: list[set[tirx.Var]] = [set()]
         self.private = subgraph.Table()
+        self.random = randomness.Randomness(names)
         self._functions = local
         self._count = 0
         self._labels: dict[relax.Expr, str] = {}
@@ -118,9 +128,9 @@ class Importer:
         with builder.function("main", list(parameters)):
             try:
                 with builder.dataflow():
-                    names = [value.name for value in graph.output]
-                    values = [self.tensor(value) for value in self.run_graph(graph, scope)]
-                    values = [outputs.settle(self, *pair) for pair in zip(names, values)]
+                    pairs = zip(graph.output, self.run_graph(graph, scope))
+                    flat = [one for pair in pairs for one in containers.results(self, *pair)]
+                    values = [outputs.settle(self, *pair) for pair in flat]
                     results = builder.emit_output(relax.Tuple(values))
             except Exception:
                 # TVM prints a warning of its own about every block that is left open.
@@ -131,7 +141,7 @@ class Importer:
         weights = [variable for variable, _ in self.parameters.values()]
         # Which weights are used shows only at the end, hence a second function object.
         whole = relax.Function(
-            [*function.params, *weights],
+            [*function.params, *self.random.variables, *weights],
             function.body,
             function.ret_ty,
             function.is_pure,
@@ -140,7 +150,8 @@ class Importer:
         module = builder.get()
         module.update_func(module.get_global_var("main"), whole)
         self.private.add_to(module)
-        return module, [outputs.spec(self, name, value) for name, value in zip(names, values)]
+        pairs = zip((name for name, _ in flat), values)
+        return module, [outputs.spec(self, *pair) for pair in pairs]
 
     # Walking
     def run_graph(self, graph: onnx.GraphProto, scope: Scope) -> list[Value]:
