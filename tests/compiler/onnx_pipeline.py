@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -38,8 +39,8 @@ def subgraph(
 class Model:
     """A captured model, with the passes of the room for CPUs, but without LLVM's optimiser."""
 
-    def __init__(self, proto: onnx.ModelProto) -> None:
-        self.graph = capture(proto)
+    def __init__(self, proto: onnx.ModelProto, **options: Any) -> None:
+        self.graph = capture(proto, **options)
         passes = (*pipelines.common(), SortAndScan(), Legalize(), FenceSizes(), Fuse())
         lowered = base.run(self.graph.module, passes)
         target = tvm.target.Target({"kind": "llvm", "opt-level": 0})
@@ -52,6 +53,10 @@ class Model:
         arrays += [self.graph.params[name] for name in self.main.parameters]
         outputs = self._machine["main"](*map(tvm.runtime.tensor, arrays))
         return [output.numpy() for output in outputs]
+
+    def named(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        """The outputs by name."""
+        return dict(zip((spec.name for spec in self.main.outputs), self.run(feeds), strict=True))
 
 
 def check(
