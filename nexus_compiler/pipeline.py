@@ -24,6 +24,7 @@ from nexus_compiler.store.local import LocalStore
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime.artifact import Artifact
 from nexus_runtime.errors import TargetError
+from nexus_runtime.work import Work
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -139,7 +140,14 @@ def _build_target(
         data=room.link(plan, {name: data for name, (data, _) in objects.items()}, target),
         objects={name: (key, len(data)) for name, (data, key) in objects.items()},
         factors=(*factors, *base.factors((*pipelines.common(), *passes))),
+        work=_work(plan),
     )
+
+
+def _work(plan: Plan) -> Work | None:
+    """What the kernels of `plan` compute; None where its room makes none."""
+    kernels = {unit.name: unit.kernel for unit in plan.units if unit.kernel is not None}
+    return Work(kernels, dict(plan.memory)) if kernels else None
 
 
 def _build_units(

@@ -5,6 +5,7 @@ A zip archive (stored, not compressed, so that members can be mapped) that holds
     manifest.json              what is said of it; has size and SHA-256 of every other member
     params.safetensors         the weights, once for all targets
     modules/<target><suffix>   one module per target
+    modules/<target>.work.json what its kernels compute (see `work.py`); not all rooms tell
 
 Nothing of a member is used before its hash was checked. Writing is atomic and reproducible: fixed
 order, fixed dates, no host paths.
@@ -22,9 +23,10 @@ from typing import IO
 import msgspec
 import numpy as np
 
-from nexus_runtime import files, manifest, tensors
+from nexus_runtime import files, manifest, tensors, work
 from nexus_runtime.errors import ArtifactError, nearest
 from nexus_runtime.manifest import Manifest, Member, ModuleEntry
+from nexus_runtime.work import Work
 
 MANIFEST = "manifest.json"
 PARAMS = "params.safetensors"
@@ -141,10 +143,24 @@ class Artifact:
         """The module file for `target`; its hash was checked when the artifact was opened."""
         return self._members[self.module(target).member]
 
+    def work(self, target: str) -> Work | None:
+        """What the kernels of the module for `target` compute; None where it was not told.
+
+        Raises:
+            ArtifactError: there is no such module, or what is told of it is damaged.
+        """
+        data = self._members.get(work_member(self.module(target).target))
+        return None if data is None else work.decode(data, origin=self._origin)
+
     @property
     def digest(self) -> str:
         """SHA-256 of the manifest, and by that of everything."""
         return hashlib.sha256(self.manifest.encode()).hexdigest()
+
+
+def work_member(target: str) -> str:
+    """The file that tells what the kernels of the module for `target` compute."""
+    return f"modules/{target}.work.json"
 
 
 def assemble(

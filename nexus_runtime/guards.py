@@ -71,10 +71,20 @@ def holds(condition: str, sizes: Mapping[str, int]) -> bool:
     Raises:
         ValueError: it is no condition on sizes.
     """
-    code, names = _parsed(condition)
-    known = {name: sizes[name] for name in names}
     try:
-        # What the code may do is settled by `_NODES`: arithmetic on the integers of `known`.
-        return bool(eval(code, {"__builtins__": {}, **_FUNCTIONS}, known))
+        return bool(value(condition, sizes))
     except ZeroDivisionError:
         return False
+
+
+def value(expression: str, sizes: Mapping[str, int]) -> int:
+    """What `expression`, written as a condition is, comes to for `sizes`.
+
+    Raises:
+        ValueError: it is no such expression.
+        ZeroDivisionError: it divides by a size of 0.
+    """
+    code, names = _parsed(expression)
+    known = {name: sizes[name] for name in names}
+    # What the code may do is settled by `_NODES`: arithmetic on the integers of `known`.
+    return int(eval(code, {"__builtins__": {}, **_FUNCTIONS}, known))

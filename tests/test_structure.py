@@ -45,7 +45,7 @@ EXCEPTIONS = {
     ("frontend/tracing/array.py", "array_api"),
 }
 # The vocabulary that both packages share; the rest of the runtime is only for those named here.
-SHARED = {"errors", "guards", "signature", "manifest", "files", "host", "tensors"}
+SHARED = {"errors", "guards", "signature", "manifest", "files", "host", "tensors", "work"}
 MAY_OPEN_ARTIFACTS = (
     "codegen/package.py",
     "dynamo/",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from nexus_compiler.passes.base import Pass
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime.errors import TargetError, nearest
 from nexus_runtime.signature import FunctionSpec, Signature
+from nexus_runtime.work import Kernel, Memory
 
 
 @dataclass(frozen=True)
@@ -29,19 +30,25 @@ class Unit:
         name: what the linker calls the piece; follows from the content, not the model's names.
         content: canonical bytes; equal pieces have equal content, whatever they were called.
         payload: what the room's `build` takes (a PrimFunc, a Relax function, ...).
+        kernel: what it computes, where it is a kernel.
     """
 
     name: str
     content: bytes
     payload: Any
+    kernel: Kernel | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A module after the room's passes, cut into units; `host` is what is left for the linker."""
+    """A module after the room's passes, cut into units; `host` is what is left for the linker.
+
+    `memory` tells, where the room plans it, what each function sets aside.
+    """
 
     units: tuple[Unit, ...]
     host: Any
+    memory: Mapping[str, Memory] = field(default_factory=dict[str, Memory])
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from nexus_compiler.ir import canonical
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime import artifact, manifest
 from nexus_runtime.artifact import Artifact
+from nexus_runtime.work import Work
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class BuiltModule:
     Attributes:
         objects: key in the store and size in bytes, by the object's name.
         factors: everything that the module follows from, but for the graph.
+        work: what its kernels compute, where the room tells.
     """
 
     target: TargetSpec
@@ -35,6 +37,7 @@ class BuiltModule:
     data: bytes
     objects: dict[str, tuple[str, int]]
     factors: tuple[tuple[str, str], ...]
+    work: Work | None = None
 
 
 def assemble(
@@ -53,6 +56,9 @@ def assemble(
         flags: what the user asked for, for the provenance.
     """
     members = {_member(one): one.data for one in built}
+    for one in built:
+        if one.work is not None:
+            members[artifact.work_member(one.target.name)] = one.work.encode()
     draft = manifest.Manifest(
         format=manifest.FORMAT,
         version=manifest.VERSION,

@@ -6,6 +6,7 @@ import tvm
 from tvm import IRModule, relax, tirx
 
 from nexus_compiler.codegen.door import Plan, Unit
+from nexus_compiler.codegen.llvm import work
 from nexus_compiler.ir import canonical
 
 
@@ -25,8 +26,16 @@ def to_host_and_kernels(module: IRModule, target: tvm.target.Target) -> Plan:
             content = canonical.digest(kernel)
             name = f"k_{content[:32]}"
             renamed[variable] = name
-            units[name] = Unit(name, content.encode(), kernel)
-    return Plan(tuple(units[name] for name in sorted(units)), _rename(module, renamed))
+            said = work.describe(kernel, str(variable.name_hint))
+            # Of the labels of equal kernels the first counts, not that of whoever came first.
+            if name not in units or said.label < _label(units[name]):
+                units[name] = Unit(name, content.encode(), kernel, said)
+    ordered = tuple(units[name] for name in sorted(units))
+    return Plan(ordered, _rename(module, renamed), work.memory(module))
+
+
+def _label(unit: Unit) -> str:
+    return unit.kernel.label if unit.kernel else ""
 
 
 def _host_passes() -> tvm.transform.Pass:

@@ -7,10 +7,12 @@ from typing import ClassVar
 
 from tvm import IRModule, s_tir, tirx
 
+from nexus_compiler.codegen.llvm import work
 from nexus_compiler.codegen.llvm.schedules import chain, kernel, matmul, slide
 from nexus_compiler.codegen.llvm.schedules.initialise import initialise
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.passes.base import Pass
+from nexus_runtime.work import NAIVE
 
 FAMILIES = (slide.schedule, matmul.schedule, chain.schedule)
 """In the order of asking; the first that knows the kernel's form wins."""
@@ -38,7 +40,7 @@ class Schedule(Pass):
         """Rewrite the kernels of `module`."""
         machine = Machine(self.vector_bits, self.vector_registers, self.parallel_work)
         functions = {
-            variable: schedule(function, machine)
+            variable: _accounted(function, machine)
             if isinstance(function, tirx.PrimFunc)
             else function
             for variable, function in module.functions.items()
@@ -47,14 +49,19 @@ class Schedule(Pass):
 
 
 def schedule(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
-    """One kernel, scheduled; naive where no family knows it."""
+    """One kernel, scheduled, with its family as an attribute; naive where no family knows it."""
     form = _form(function)
     if form is not None:
         for family in FAMILIES:
             scheduled = family(form, machine)
             if scheduled is not None and _is_closed(scheduled):
-                return scheduled
-    return initialise(function)
+                return scheduled.with_attr(work.FAMILY, family.__module__.rpartition(".")[2])
+    return initialise(function).with_attr(work.FAMILY, NAIVE)
+
+
+def _accounted(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
+    """One kernel, scheduled, with what it has to do as attributes."""
+    return schedule(function, machine).with_attrs(work.measure(function))
 
 
 def _is_closed(function: tirx.PrimFunc) -> bool:

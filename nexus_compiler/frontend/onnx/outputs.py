@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from tvm import relax
 
 from nexus_compiler.frontend.onnx import subgraph
-from nexus_compiler.frontend.onnx.sizes import text
 from nexus_compiler.frontend.onnx.values import tensor_type
+from nexus_compiler.ir.sizes import text
 from nexus_runtime.errors import CaptureError
 from nexus_runtime.signature import TensorSpec
 

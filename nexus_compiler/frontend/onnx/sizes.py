@@ -113,28 +113,3 @@ def expression(size: Size) -> Any:
 def is_symbolic(size: Size) -> bool:
     """Whether `size` depends on the shapes of the inputs."""
     return not isinstance(size, int)
-
-
-_SYMBOLS: dict[str, tuple[str, int]] = {
-    "Add": ("+", 1),
-    "Sub": ("-", 1),
-    "Mul": ("*", 2),
-    "FloorDiv": ("//", 2),
-    "FloorMod": ("%", 2),
-}
-
-
-def text(size: Size, outer: int = 0) -> int | str:
-    """`size` as signatures write it: an int, or a Python expression over dimension names."""
-    if isinstance(size, int | tirx.IntImm):
-        return int(size)
-    if isinstance(size, tirx.Var):
-        return str(size.name)
-    kind = type(size).__name__
-    if kind in {"Min", "Max"}:
-        return f"{kind.lower()}({text(size.a)}, {text(size.b)})"
-    if kind not in _SYMBOLS:
-        return str(size)
-    symbol, strength = _SYMBOLS[kind]
-    line = f"{text(size.a, strength)} {symbol} {text(size.b, strength + 1)}"
-    return f"({line})" if strength < outer else line
