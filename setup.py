@@ -19,7 +19,7 @@ setup(
             # Loaded with ctypes: it is no module of Python and needs none of Python's headers.
             "nexus_runtime.threads._pool",
             sources=["nexus_runtime/threads/pool.c"],
-            depends=["nexus_runtime/threads/crew.h", "nexus_runtime/threads/word.h"],
+            depends=[f"nexus_runtime/threads/{name}.h" for name in ("crew", "place", "word")],
             extra_compile_args=["-std=c11", "-O2", "-fvisibility=hidden", "-pthread"],
             extra_link_args=["-pthread"],
             py_limited_api=True,  # for the name: one that every Python looks for

@@ -10,13 +10,14 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
-#if defined(__linux__)
-#include <sched.h>
-#endif
 
+#include "place.h"
 #include "word.h"
 
 enum { MAX_THREADS = 256, MAX_CPUS = 1024 };
+
+/* So often a caller looks after a worker that it waits for, before it sleeps until that is done. */
+enum { MOST_LOOKS = 20 };
 
 static const size_t STACK_BYTES = 8 << 20; /* as the main thread's: kernels keep tiles there */
 
@@ -40,13 +41,20 @@ typedef struct job {
   _Atomic(void *) error;
 } job;
 
-typedef struct {
+typedef struct worker {
+  struct crew *crew;
+  pthread_t thread;
+  place place;
+  _Atomic(job *) job; /* that it is inside of */
+} worker;
+
+typedef struct crew {
   pthread_mutex_t lock;
   _Atomic(job *) jobs; /* the oldest first; written under the lock */
   atomic_int closed;
-  int hired; /* under the lock, as the rest */
+  atomic_int hired; /* written under the lock */
   int limit;
-  pthread_t workers[MAX_THREADS];
+  worker workers[MAX_THREADS];
   int cpu_count;
   int cpus[MAX_CPUS];
   word launches;
@@ -77,7 +85,7 @@ static void run_tasks(job *j) {
   }
 }
 
-static job *enter(crew *c) {
+static job *enter(crew *c, worker *self) {
   if (atomic_load(&c->jobs) == NULL) return NULL;
   pthread_mutex_lock(&c->lock);
   job *j = atomic_load(&c->jobs);
@@ -85,40 +93,32 @@ static job *enter(crew *c) {
   if (j) {
     j->room--;
     atomic_fetch_add(&j->inside, 1);
+    atomic_store(&self->job, j);
   }
   pthread_mutex_unlock(&c->lock);
   return j;
 }
 
-static void leave(crew *c, job *j) {
+static void leave(crew *c, worker *self, job *j) {
+  atomic_store(&self->job, NULL);
   /* The last touch of the job: when nobody is inside, its caller may return. */
   if (atomic_fetch_sub(&j->inside, 1) == 1 && atomic_load(&c->returns.sleepers)) {
     word_bump(&c->returns, MAX_THREADS);
   }
 }
 
-static void keep_to_cores(const crew *c) {
-#if defined(__linux__)
-  cpu_set_t cpus;
-  CPU_ZERO(&cpus);
-  for (int i = 0; i < c->cpu_count; ++i) CPU_SET(c->cpus[i], &cpus);
-  /* Cores that have gone since do no harm: the worker stays on those of its maker. */
-  if (c->cpu_count) sched_setaffinity(0, sizeof(cpus), &cpus);
-#else
-  (void)c;
-#endif
-}
-
 static void *work(void *argument) {
-  crew *c = argument;
+  worker *self = argument;
+  crew *c = self->crew;
   in_task = 1;
-  keep_to_cores(c);
+  place_begin(&self->place, c->cpus, c->cpu_count);
   while (!atomic_load(&c->closed)) {
+    place_return(&self->place, c->cpus, c->cpu_count);
     unsigned seen = atomic_load(&c->launches.value);
-    job *j = enter(c);
+    job *j = enter(c, self);
     if (j) {
       run_tasks(j);
-      leave(c, j);
+      leave(c, self, j);
     } else if (!spin(&c->launches.value, seen, 0)) {
       atomic_fetch_add(&c->launches.sleepers, 1);
       if (!atomic_load(&c->closed)) word_wait(&c->launches, seen);
@@ -128,15 +128,23 @@ static void *work(void *argument) {
   return NULL;
 }
 
-static void wait_for_workers(crew *c, job *j) {
-  if (spin(&j->inside, 0, 1)) return;
-  atomic_fetch_add(&c->returns.sleepers, 1);
-  for (;;) {
-    unsigned seen = atomic_load(&c->returns.value);
-    if (atomic_load(&j->inside) == 0) break;
-    word_wait(&c->returns, seen);
+/* Whether a worker of the job was kept off its core, and got this thread's. */
+static int lend_core(crew *c, job *j) {
+  for (int i = 0; i < atomic_load(&c->hired); ++i) {
+    worker *w = &c->workers[i];
+    if (atomic_load(&w->job) == j && place_lend(&w->place, c->cpus, c->cpu_count)) return 1;
   }
-  atomic_fetch_sub(&c->returns.sleepers, 1);
+  return 0;
+}
+
+static void wait_for_workers(crew *c, job *j) {
+  for (int turn = 0; !spin(&j->inside, 0, 1); ++turn) {
+    if (!lend_core(c, j) && turn < MOST_LOOKS) continue;
+    atomic_fetch_add(&c->returns.sleepers, 1);
+    unsigned seen = atomic_load(&c->returns.value);
+    if (atomic_load(&j->inside)) word_wait(&c->returns, seen);
+    atomic_fetch_sub(&c->returns.sleepers, 1);
+  }
 }
 
 /* Under the lock: as many workers as one launch may use, or as many as the system grants. */
@@ -150,7 +158,12 @@ static void hire(crew *c, int wanted) {
   /* Signals are for the threads of the program. */
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  while (c->hired < wanted && pthread_create(&c->workers[c->hired], &attributes, work, c) == 0) {
+  while (c->hired < wanted) {
+    worker *w = &c->workers[c->hired];
+    w->crew = c;
+    atomic_store(&w->job, NULL);
+    atomic_store(&w->place.moved, 0);
+    if (pthread_create(&w->thread, &attributes, work, w) != 0) break;
     c->hired++;
   }
   pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -171,7 +171,7 @@ EXPORT void nexus_pool_close(void) {
     c->hired = 0;
     pthread_mutex_unlock(&c->lock);
     word_bump(&c->launches, MAX_THREADS);
-    for (int w = 0; w < hired; ++w) pthread_join(c->workers[w], NULL);
+    for (int w = 0; w < hired; ++w) pthread_join(c->workers[w].thread, NULL);
   }
   pthread_mutex_unlock(&registry);
 }

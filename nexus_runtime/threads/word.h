@@ -66,7 +66,8 @@ static void word_init(word *w) {
 #endif
 }
 
-/* Sleep until the word is no longer `seen`; the caller has counted itself among the sleepers. */
+/* Sleep until the word is no longer `seen`, or for no reason; the caller has counted itself among
+ * the sleepers. */
 static void word_wait(word *w, unsigned seen) {
 #ifdef USE_FUTEX
   syscall(SYS_futex, &w->value, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
