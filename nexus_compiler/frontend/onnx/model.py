@@ -24,7 +24,7 @@ def load(model: str | Path | onnx.ModelProto, name: str) -> tuple[onnx.ModelProt
     """
     if isinstance(model, onnx.ModelProto):
         external.refuse(model)
-        _check_text(model)
+        _check_plain(model)
         data = model.SerializeToString(deterministic=True)
         return model, Source("onnx", name or model.graph.name, hashlib.sha256(data).hexdigest())
     path = Path(model)
@@ -102,17 +102,23 @@ def _parse(data: bytes, path: Path) -> onnx.ModelProto:
         raise _no_onnx(path) from error
     if not model.ir_version or not model.graph.output:
         raise _no_onnx(path)
-    _check_text(model)
+    _check_plain(model)
     external.settle(model, path.parent)
     return model
 
 
-def _check_text(model: onnx.ModelProto) -> None:
-    """Check that names are text: protobuf hands over as bytes what is none.
+def _check_plain(model: onnx.ModelProto) -> None:
+    """Check that names are text, protobuf hands over as bytes what is none, and versions small.
 
     Raises:
         CaptureError: one is not.
     """
+    for opset in model.opset_import:
+        if not 0 < opset.version < 2**31:
+            raise CaptureError(
+                f"the model is written for opset {opset.version} of '{opset.domain or 'ai.onnx'}'",
+                hint="opsets are numbered from 1: export the model again",
+            )
     if not all(isinstance(name, str) for name in _texts(model)):
         raise CaptureError(
             "the model holds a name that is no text (UTF-8)",

@@ -136,7 +136,8 @@ def element_type(number: int, what: str) -> str:
         CaptureError: we do not carry such elements.
     """
     if number not in ELEMENT_TYPES:
-        kind = onnx.TensorProto.DataType.Name(number)  # pyright: ignore[reportArgumentType]
+        names = {code: name for name, code in onnx.TensorProto.DataType.items()}
+        kind = names.get(number, f"unknown (type {number})")  # pyright: ignore[reportArgumentType]
         raise CaptureError(
             f"{what} holds {kind} elements, which Nexus cannot compile",
             hint="convert it to one of: " + ", ".join(ELEMENT_TYPES.values()),
