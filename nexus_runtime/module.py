@@ -11,7 +11,7 @@ import numpy as np
 from nexus_runtime import host, tensors
 from nexus_runtime.artifact import Artifact
 from nexus_runtime.errors import DeviceError, InputError
-from nexus_runtime.executors.base import open_module
+from nexus_runtime.executors.base import CallTime, open_module
 from nexus_runtime.manifest import Manifest
 from nexus_runtime.signature import FunctionSpec
 
@@ -104,6 +104,21 @@ class Module:
             arguments += [weights[name] for name in spec.parameters]
             results = self._executor.run(function, arguments)
         return {output.name: result for output, result in zip(spec.outputs, results)}
+
+    def trace(
+        self, function: str, inputs: Mapping[str, Any], *, rounds: int = 1
+    ) -> list[list[CallTime]]:
+        """Run a function `rounds` times and time every kernel that it calls; outputs are dropped.
+
+        Raises:
+            InputError: as for a call.
+            DeviceError: the executor's kernels cannot be told apart.
+        """
+        spec = self.manifest.signature.function(function)
+        arrays = {name: tensors.as_numpy(value, name=name) for name, value in inputs.items()}
+        spec.check(arrays)
+        arguments = [tensors.aligned(arrays[given.name]) for given in spec.inputs]
+        return self._executor.trace(function, arguments, rounds=rounds)
 
     def _checked(self, parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         checked: dict[str, np.ndarray] = {}

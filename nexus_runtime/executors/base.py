@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from nexus_runtime.errors import ArtifactError, nearest
 from nexus_runtime.signature import Signature
+
+
+@dataclass(frozen=True)
+class CallTime:
+    """One call of a kernel: its name, how long it took, the shapes (or numbers) that it took."""
+
+    name: str
+    seconds: float
+    arguments: tuple[tuple[int, ...] | int, ...]
 
 
 class Executor(Protocol):
@@ -31,6 +41,16 @@ class Executor(Protocol):
 
     def run_kept(self, function: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """As `run`, with the parameters that were kept."""
+        ...
+
+    def trace(
+        self, function: str, inputs: Sequence[np.ndarray], *, rounds: int
+    ) -> list[list[CallTime]]:
+        """Run `function` with the kept parameters `rounds` times: the calls of kernels, in order.
+
+        Raises:
+            DeviceError: this executor's kernels cannot be told apart.
+        """
         ...
 
 

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from nexus_runtime.errors import ArtifactError, DeviceError, InputError, nearest
+from nexus_runtime.executors.base import CallTime
 from nexus_runtime.signature import Signature
 
 FORMAT = 1
@@ -165,6 +166,15 @@ class Executor:
     def run_kept(self, function: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run `function` with the kept parameters; as `executors.base.Executor.run_kept`."""
         return self._run(function, [*inputs, *self._kept.get(function, ())])
+
+    def trace(
+        self, function: str, inputs: Sequence[np.ndarray], *, rounds: int
+    ) -> list[list[CallTime]]:
+        """Refuse: XLA runs a function as one piece."""
+        raise DeviceError(
+            f"the kernels of '{function}' cannot be timed: XLA runs it as one piece",
+            hint="profile the module for a CPU target, or use jax.profiler",
+        )
 
     def _run(self, function: str, arguments: Sequence[Any]) -> list[np.ndarray]:
         call = self._call(function)

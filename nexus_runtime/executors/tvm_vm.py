@@ -15,6 +15,7 @@ import importlib.util
 import os
 import sys
 import threading
+import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,14 @@ import numpy as np
 
 from nexus_runtime import files, tensors, threads
 from nexus_runtime.errors import ArtifactError, DeviceError
+from nexus_runtime.executors.base import CallTime
 from nexus_runtime.signature import Signature
 
 _CPU, _POOLED_ALLOCATOR = 1, 2
 _LIBRARY = "libtvm_runtime.so"
 # A function `f` may come in two halves: `f__prepare(weights)`, `f__run(inputs, weights, prepared)`.
 _PREPARE, _RUN = "__prepare", "__run"
+_BUILTIN = "vm."
 _BFLOAT16, _BFLOAT16_CODE, _UINT16_CODE = "bfloat16", (4, 16), (1, 16)
 
 
@@ -81,6 +84,21 @@ class TvmExecutor:
             kept = self._kept[function] = self._prepare(function)
         return self._call(function, kept.entry, inputs, kept.tensors)
 
+    def trace(
+        self, function: str, inputs: Sequence[np.ndarray], *, rounds: int
+    ) -> list[list[CallTime]]:
+        """Time every call of a kernel; as `executors.base.Executor.trace`."""
+        if (kept := self._kept.get(function)) is None:
+            kept = self._kept[function] = self._prepare(function)
+        # A machine of its own, which is thrown away: an instrument cannot be taken out again.
+        machine, watch = self._new_machine(), _Watch()
+        machine["set_instrument"](self._ffi.convert(watch))
+        found: list[list[CallTime]] = []
+        for _ in range(rounds):
+            machine[kept.entry](*map(self._from_numpy, inputs), *kept.tensors)
+            found.append(watch.take())
+        return found
+
     def _prepare(self, function: str) -> _Kept:
         """The kept parameters as tensors, and what the module computes from them alone."""
         weights = tuple(map(self._from_numpy, self._weights.get(function, ())))
@@ -109,13 +127,51 @@ class TvmExecutor:
         with self._lock:
             machine = self._idle.pop() if self._idle else None
         if machine is None:
-            machine = self._library["vm_load_executable"]()
-            machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
+            machine = self._new_machine()
         try:
             yield machine
         finally:
             with self._lock:
                 self._idle.append(machine)
+
+    def _new_machine(self) -> Any:
+        machine = self._library["vm_load_executable"]()
+        machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
+        return machine
+
+
+class _Watch:
+    """What a virtual machine calls before and after each of its calls.
+
+    The shortest interval of all, that of a call that does nothing, is what watching itself takes.
+    """
+
+    def __init__(self) -> None:
+        self._begun: list[tuple[tuple[Any, ...], float]] = []
+        self._calls: list[CallTime] = []
+
+    def __call__(self, _: Any, name: str, before: bool, __: Any, *arguments: Any) -> int:
+        now = time.perf_counter()
+        if before:
+            sizes = tuple(a if isinstance(a, int) else _shape(a) for a in arguments)
+            self._begun.append((sizes, time.perf_counter()))
+        else:
+            sizes, begin = self._begun.pop()
+            self._calls.append(CallTime(str(name), now - begin, sizes))
+        return 0
+
+    def take(self) -> list[CallTime]:
+        calls, self._calls = self._calls, []
+        least = min((call.seconds for call in calls), default=0.0)
+        return [
+            CallTime(call.name, call.seconds - least, call.arguments)
+            for call in calls
+            if not call.name.startswith(_BUILTIN)
+        ]
+
+
+def _shape(argument: Any) -> tuple[int, ...]:
+    return tuple(int(size) for size in getattr(argument, "shape", ()))
 
 
 def _to_numpy(tensor: Any, dtype: str) -> np.ndarray:
