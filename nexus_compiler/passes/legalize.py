@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import tvm
-from tvm import IRModule, relax, te, tirx
+from tvm import IRModule, relax, te, tirx, topi
 
 from nexus_compiler.passes.base import Pass
 
@@ -27,6 +27,7 @@ class Legalize(Pass):
             "relax.min": _extreme("relax.min", tirx.min, 1),
             "relax.argmax": _place("relax.argmax", lambda a, b: a > b, -1),
             "relax.argmin": _place("relax.argmin", lambda a, b: a < b, 1),
+            **{f"relax.nn.max_pool{rank}d": _largest_of_windows(rank) for rank in (1, 2, 3)},
         }
         return relax.transform.LegalizeOps(kernels)(module)
 
@@ -45,13 +46,16 @@ def _default(name: str) -> Any:
     return tvm.ir.Op.get(name).get_attr("FLegalize")
 
 
-def _extreme(name: str, combine: Callable[..., Any], sign: int) -> Legalization:
-    infinity = float("inf") * sign
+def _reducer(combine: Callable[..., Any], start: float) -> Any:
     # TVM counts the parameters in the code object, which its own functions lack.
-    reducer = te.comm_reducer(
+    return te.comm_reducer(
         lambda a, b: combine(a, b),  # noqa: PLW0108
-        lambda kind: tirx.const(infinity, kind),
+        lambda kind: tirx.const(start, kind),
     )
+
+
+def _extreme(name: str, combine: Callable[..., Any], sign: int) -> Legalization:
+    reducer = _reducer(combine, float("inf") * sign)
 
     def kernel(x: Any, axis: Any, keepdims: bool) -> Any:
         def element(full: list[Any], reduced: list[Any]) -> Any:
@@ -114,3 +118,47 @@ def _over(x: Any, axis: Any, keepdims: bool, element: Callable[..., Any]) -> Any
         return element(full, list(reduced.values()))
 
     return te.compute(shape, compute, name="reduced")
+
+
+def _largest_of_windows(rank: int) -> Legalization:
+    name, reducer = f"relax.nn.max_pool{rank}d", _reducer(tirx.max, -float("inf"))
+
+    def kernel(x: Any, attrs: Any, shape: Any) -> Any:
+        kernel, strides, dilation, padding = (
+            [int(i) for i in value]
+            for value in (attrs.pool_size, attrs.strides, attrs.dilation, attrs.padding)
+        )
+        after = [
+            # Where sizes are rounded up, the last window reaches beyond the end.
+            (shape[axis + 2] - 1) * strides[axis]
+            + (kernel[axis] - 1) * dilation[axis]
+            + 1
+            - x.shape[axis + 2]
+            - padding[axis]
+            if attrs.ceil_mode
+            else padding[rank + axis]
+            for axis in range(rank)
+        ]
+        if attrs.ceil_mode or any(padding):
+            lowest = tirx.const(-float("inf"), x.dtype)
+            x = topi.nn.pad(x, [0, 0, *padding[:rank]], [0, 0, *after], lowest, name="pad_temp")
+        taps = [te.reduce_axis((0, kernel[axis]), name=f"k{axis}") for axis in range(rank)]
+
+        def element(batch: Any, channel: Any, *places: Any) -> Any:
+            own = [
+                place * strides[axis] + taps[axis] * dilation[axis]
+                for axis, place in enumerate(places)
+            ]
+            return reducer(x(batch, channel, *own), axis=taps)
+
+        return te.compute(shape, element, name="pool_max")
+
+    def legalize(builder: relax.BlockBuilder, call: Any) -> Any:
+        plain = (
+            str(call.attrs.layout).startswith("NC") and call.attrs.layout == call.attrs.out_layout
+        )
+        if not _is_float(call) or not plain:
+            return _default(name)(builder, call)
+        return builder.call_te(kernel, call.args[0], call.attrs, call.ty.shape.values)
+
+    return legalize

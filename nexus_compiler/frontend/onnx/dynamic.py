@@ -6,6 +6,7 @@ from tvm import relax
 
 from nexus_compiler.frontend.onnx import counting
 from nexus_compiler.frontend.onnx.node import Node
+from nexus_compiler.frontend.onnx.order import sortable
 from nexus_compiler.frontend.onnx.registry import op
 from nexus_compiler.frontend.onnx.sizes import Size
 from nexus_compiler.frontend.onnx.values import R, Value
@@ -87,23 +88,13 @@ def _order(node: Node, x: relax.Expr, axis: int) -> tuple[relax.Expr, relax.Expr
     ]
     order = counting.count(node, rows)
     for column in reversed(columns):
-        keys = counting.at(node, _sortable(node, column), order)
+        keys = counting.at(node, sortable(node, column), order)
         order = counting.at(node, order, node.emit(R.argsort(keys, 0, False, "int64")))
     changes = [_changes(node, counting.at(node, column, order), rows) for column in columns]
     fresh = changes[0]
     for change in changes[1:]:
         fresh = node.emit(R.logical_or(fresh, change))
     return order, fresh
-
-
-def _sortable(node: Node, column: relax.Expr) -> relax.Expr:
-    """The column in a type that TVM sorts."""
-    wide = {"bool": "int32", "uint8": "int32", "int8": "int32", "int16": "int32"}
-    wide |= {"uint16": "int32", "uint32": "int64", "float16": "float32", "bfloat16": "float32"}
-    dtype = node.dtype(column)
-    if dtype == "uint64":
-        raise node.refuse("its input is uint64", "cast it to int64 first")
-    return node.emit(R.astype(column, wide[dtype])) if dtype in wide else column
 
 
 def _changes(node: Node, column: relax.Expr, rows: Size) -> relax.Expr:

@@ -12,6 +12,7 @@ from tvm import relax
 from nexus_compiler.frontend.onnx import counting
 from nexus_compiler.frontend.onnx.counting import at
 from nexus_compiler.frontend.onnx.node import Node
+from nexus_compiler.frontend.onnx.order import sortable
 from nexus_compiler.frontend.onnx.registry import late
 from nexus_compiler.frontend.onnx.sizes import Size
 from nexus_compiler.frontend.onnx.values import R, Value, is_float
@@ -168,11 +169,9 @@ def top_k(node: Node) -> list[Value]:
     axis = node.axis(node.rank(x))
     largest = bool(node.attr("largest", 1))
     node.attr("sorted")
-    if node.dtype(x) not in {"float32", "float64", "float16", "int32", "int64", "uint8", "int8"}:
-        raise node.refuse(f"its input is {node.dtype(x)}", "cast it first")
     own = counting.scalar(node, node.shape(x)[axis])
     (size,) = counting.sizes(node, R.minimum(R.reshape(node.tensor(1), []), own), 1)
-    order = node.emit(R.argsort(x, axis, largest, "int64"))
+    order = node.emit(R.argsort(sortable(node, x), axis, largest, "int64"))
     places = at(node, order, counting.count(node, size), axis)
     return [node.emit(R.gather_elements(x, places, axis)), places]
 

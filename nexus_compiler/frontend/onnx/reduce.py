@@ -8,6 +8,7 @@ import numpy as np
 from tvm import relax
 
 from nexus_compiler.frontend.onnx.node import Node
+from nexus_compiler.frontend.onnx.order import sortable
 from nexus_compiler.frontend.onnx.precision import summed
 from nexus_compiler.frontend.onnx.registry import op
 from nexus_compiler.frontend.onnx.values import R, Value, is_float
@@ -138,7 +139,10 @@ def top_k(node: Node) -> list[Value]:
     largest = bool(node.attr("largest", 1))
     node.attr("sorted")  # ours are always sorted, which satisfies both values
     axis = node.axis(node.rank(x))
-    if node.dtype(x) not in {"float32", "float64", "float16", "int32", "int64", "uint8", "int8"}:
-        raise node.refuse(f"its input is {node.dtype(x)}", "cast it first")
-    both = node.emit(R.topk(x, k, axis, "both", largest, "int64"))
-    return [relax.TupleGetItem(both, 0), relax.TupleGetItem(both, 1)]
+    x = node.emit(x)
+    keys = sortable(node, x)
+    both = node.emit(R.topk(keys, k, axis, "both", largest, "int64"))
+    places = node.emit(relax.TupleGetItem(both, 1))
+    if keys is x:
+        return [relax.TupleGetItem(both, 0), places]
+    return [R.gather_elements(x, places, axis), places]

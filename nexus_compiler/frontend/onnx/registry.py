@@ -44,6 +44,7 @@ FAMILIES = (
     "reduce",
     "regions",
     "resize",
+    "reverse",
     "scan",
     "sequence",
     "signal",

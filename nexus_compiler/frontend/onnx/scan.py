@@ -21,7 +21,7 @@ from nexus_compiler.frontend.onnx.values import R, Value, host
 def scan(node: Node) -> list[Value]:
     """Steps over the slices of the last inputs, with a state; what they give is stacked."""
     if node.opset < 9:
-        raise node.refuse("before opset 9 a Scan has a batch", "convert the model to opset 9")
+        return _batched(node)
     graph: onnx.GraphProto = node.attr("body")
     count: int = node.attr("num_scan_inputs")
     states = len(node) - count
@@ -42,6 +42,39 @@ def scan(node: Node) -> list[Value]:
     body = Body(node.importer, "scan", state, step)
     last, rows = repeat(node.importer, body, steps, state)
     return [*last, *_placed(node, rows)]
+
+
+def _batched(node: Node) -> list[Value]:
+    """Opset 8: the first axis of all tensors is a batch, whose elements are scanned one by one."""
+    if node.has(0):
+        raise node.refuse("its sequences have lengths of their own", "convert it to opset 9")
+    graph: onnx.GraphProto = node.attr("body")
+    given = [node.emit(node.tensor(index)) for index in range(1, len(node))]
+    states = len(given) - node.attr("num_scan_inputs")
+    scanned = given[states:]
+    steps = _steps(node, scanned, [1] * len(scanned))
+    backwards: list[int] = node.attr("directions") or [0] * len(scanned)
+    importer = node.importer
+
+    def one(place: relax.Var, _: Sequence[relax.Var]) -> Turn:
+        own = [_slice(node, x, 0, place, None) for x in given]
+
+        def step(inner: relax.Var, state: Sequence[relax.Var]) -> Turn:
+            slices = [
+                _slice(node, x, 0, inner, steps if back else None)
+                for x, back in zip(own[states:], backwards, strict=True)
+            ]
+            results = _results(node, graph, [*state, *slices])
+            return Turn(None, results[:states], results[states:])
+
+        body = Body(importer, "scan", own[:states], step)
+        last, rows = repeat(importer, body, steps, own[:states])
+        return Turn(None, [], [*last, *rows])
+
+    _, rows = repeat(
+        importer, Body(importer, "batch", [], one), _steps(node, given, [0] * len(given)), []
+    )
+    return list(rows)
 
 
 def _axes(node: Node, name: str, ranks: Sequence[int]) -> list[int]:
