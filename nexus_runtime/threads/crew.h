@@ -29,13 +29,21 @@ typedef struct {
 typedef int (*task_fn)(int task, group_env *env, void *data);
 typedef int (*launch_fn)(task_fn run, void *data, int num_task);
 
+/* Tasks that one thread begins with. Each has its own, and always the same, so that it finds in its
+ * cache what it wrote in the kernel before; who is done takes from the others'. */
+typedef struct {
+  OWN_LINE atomic_int next;
+  int end;
+} share;
+
 typedef struct job {
   task_fn run;
   void *data;
   group_env env;
+  int share_count;
+  share *shares;
   int room;         /* workers that may still enter; under the crew's lock */
   struct job *next; /* under the crew's lock */
-  OWN_LINE atomic_int ticket;
   OWN_LINE atomic_uint inside;
   atomic_int status;
   _Atomic(void *) error;
@@ -72,24 +80,31 @@ static void fail(job *j, int status) {
   void *error = NULL, *none = NULL;
   if (take_error) take_error(&error);
   atomic_store(&j->status, status);
-  atomic_store(&j->ticket, j->env.num_task); /* nobody needs the rest */
+  for (int i = 0; i < j->share_count; ++i) {
+    atomic_store(&j->shares[i].next, j->shares[i].end); /* nobody needs the rest */
+  }
   if (error && !atomic_compare_exchange_strong(&j->error, &none, error)) drop_error(error);
 }
 
-static void run_tasks(job *j) {
-  for (;;) {
-    int task = atomic_fetch_add(&j->ticket, 1);
-    if (task >= j->env.num_task) return;
+static void run_share(job *j, share *own) {
+  while (atomic_load(&own->next) < own->end) {
+    int task = atomic_fetch_add(&own->next, 1);
+    if (task >= own->end) return;
     int status = j->run(task, &j->env, j->data);
     if (status != 0) fail(j, status);
   }
+}
+
+/* Run what is left to claim, beginning with the share of the thread number `first`. */
+static void run_tasks(job *j, int first) {
+  for (int i = 0; i < j->share_count; ++i) run_share(j, &j->shares[(first + i) % j->share_count]);
 }
 
 static job *enter(crew *c, worker *self) {
   if (atomic_load(&c->jobs) == NULL) return NULL;
   pthread_mutex_lock(&c->lock);
   job *j = atomic_load(&c->jobs);
-  while (j && (j->room == 0 || atomic_load(&j->ticket) >= j->env.num_task)) j = j->next;
+  while (j && j->room == 0) j = j->next;
   if (j) {
     j->room--;
     atomic_fetch_add(&j->inside, 1);
@@ -117,7 +132,7 @@ static void *work(void *argument) {
     unsigned seen = atomic_load(&c->launches.value);
     job *j = enter(c, self);
     if (j) {
-      run_tasks(j);
+      run_tasks(j, 1 + (int)(self - c->workers));
       leave(c, self, j);
     } else if (!spin(&c->launches.value, seen, 0)) {
       atomic_fetch_add(&c->launches.sleepers, 1);

@@ -2,8 +2,9 @@
  *
  * TVM deals task i to worker i. When the system keeps one worker off its core, because another
  * library's threads spin there, the call waits for the next tick of the scheduler: 4 ms. Here there
- * are more tasks than threads, and whoever runs claims the next one, the caller included. A worker
- * that does not run has claimed nothing, and nobody waits for it.
+ * are more tasks than threads, and whoever runs claims the next one, the caller included: first of
+ * a share of its own, then of the others'. A worker that does not run has claimed nothing, and nobody
+ * waits for it.
  *
  * An arena is a crew of workers and how many threads one launch may use. A kernel does not tell
  * whose it is, so that each arena has a launcher function of its own.
@@ -20,7 +21,7 @@
 
 enum { MAX_CREWS = 16, MAX_ARENAS = 64 };
 
-/* More give a late worker smaller rests to take; each costs a claim, whether it has work or not. */
+/* More would even out what kernels leave over; each costs a claim, whether it has work or not. */
 #ifndef TASKS_PER_THREAD
 #define TASKS_PER_THREAD 4
 #endif
@@ -35,20 +36,29 @@ static arena arenas[MAX_ARENAS];
 static int crew_count, arena_count;
 static pthread_mutex_t registry = PTHREAD_MUTEX_INITIALIZER;
 
+static void share_out(share *shares, int count, int tasks) {
+  for (int i = 0; i < count; ++i) {
+    atomic_store(&shares[i].next, (int)((int64_t)tasks * i / count));
+    shares[i].end = (int)((int64_t)tasks * (i + 1) / count);
+  }
+}
+
 static int launch(arena *a, task_fn run, void *data, int num_task) {
   /* A launch inside of a task would wait for workers that may wait for it. */
-  int alone = a->threads == 1 || in_task;
-  if (num_task == 0) num_task = alone ? 1 : a->threads * TASKS_PER_THREAD;
-  job j = {.run = run, .data = data, .env = {NULL, num_task}};
-  if (!alone) {
-    j.room = (num_task < a->threads ? num_task : a->threads) - 1;
+  int threads = in_task ? 1 : a->threads;
+  if (num_task == 0) num_task = threads == 1 ? 1 : threads * TASKS_PER_THREAD;
+  share shares[threads];
+  job j = {run, data, {NULL, num_task}, .share_count = threads, .shares = shares};
+  share_out(shares, threads, num_task);
+  if (threads > 1) {
+    j.room = threads - 1;
     publish(a->crew, &j);
   }
   int outer = in_task;
   in_task = 1;
-  run_tasks(&j);
+  run_tasks(&j, 0);
   in_task = outer;
-  if (!alone) {
+  if (threads > 1) {
     withdraw(a->crew, &j);
     wait_for_workers(a->crew, &j);
   }
