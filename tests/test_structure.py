@@ -32,8 +32,9 @@ MAY_IMPORT = {
     "targets": set(),
     "codegen": {"ir", "store", "passes", "targets", "frontend"},
     "verify": {"targets", "codegen", "pipeline", "store"},
+    "profile": {"targets", "codegen"},
     "pipeline": {"targets", "codegen", "frontend", "ir", "passes", "store"},
-    "cli": {"targets", "codegen", "pipeline", "verify"},
+    "cli": {"targets", "codegen", "pipeline", "profile", "verify"},
     "define_by_run": {"frontend", "ir", "passes", "pipeline"},
     "array_api": {"define_by_run", "frontend"},
 }
@@ -50,6 +51,7 @@ MAY_OPEN_ARTIFACTS = (
     "codegen/package.py",
     "dynamo/",
     "pipeline.py",
+    "profile/",
     "verify/",
     "cli/",
     "define_by_run/",

@@ -1,0 +1,1 @@
+"""Where the time of a module goes, held against what the machine can do."""
