@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import tvm
-from tvm import IRModule, relax
+from tvm import IRModule, relax, tirx
 
 from nexus_compiler.passes.base import Pass
 
@@ -33,7 +33,25 @@ class Fuse(Pass):
                     relax.transform.FuseTIR(),
                     relax.transform.DeadCodeElimination(_entries(module)),
                 ]
-            )(module)
+            )(_with_sizes_apart(module))
+
+
+_OPAQUE = 8
+"""TVM's code for "joins nothing"."""
+
+
+def _with_sizes_apart(module: IRModule) -> IRModule:
+    """Kernels that take a size as a number stay alone.
+
+    Fused with one that has the same size in the shape of a tensor, they would define it twice.
+    """
+    kernels = {
+        variable: function.with_attr("op_pattern", _OPAQUE)
+        for variable, function in module.functions.items()
+        if isinstance(function, tirx.PrimFunc)
+        and not all(isinstance(param.ty, tirx.BufferType) for param in function.params)
+    }
+    return IRModule({**dict(module.functions.items()), **kernels}, attrs=module.attrs)
 
 
 def _entries(module: IRModule) -> list[str]:

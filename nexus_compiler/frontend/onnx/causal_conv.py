@@ -50,6 +50,6 @@ def _summed(node: Node, line: relax.Expr, weight: relax.Expr, taps: int) -> rela
         piece = R.strided_slice(line, [2], [tap], [end], [1], assume_inbound=True)
         share = R.squeeze(R.strided_slice(weight, [2], [tap], [tap + 1], [1]), [1])
         part = R.multiply(R.astype(piece, "float32"), R.astype(share, "float32"))
-        total = part if total is None else R.add(total, part)
+        total = node.emit(part if total is None else R.add(total, part))
     assert total is not None
-    return node.emit(total)
+    return total

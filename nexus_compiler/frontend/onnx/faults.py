@@ -23,6 +23,9 @@ Functions that call others twice can stand for more nodes than there are atoms, 
 bytes.
 """
 
+MOST_OPERATIONS = 20_000
+"""Operations that one node becomes: a kernel of 2^31 taps, written out, would take a week."""
+
 MOST_ELEMENTS = 2**48
 """Elements of one tensor: beyond, the arithmetic on addresses would overflow somewhere."""
 
@@ -80,15 +83,33 @@ def check_size(node: Node, value: Value) -> None:
         )
 
 
-def count(nodes: int) -> None:
-    """Check that a model has not become too large while it was written out.
+class Tally:
+    """How much a model has become while it was written out."""
 
-    Raises:
-        CaptureError: it has.
-    """
-    if nodes > MOST_NODES:
-        raise CaptureError(
-            f"the model stands for more than {MOST_NODES:,} nodes once its functions and loops "
-            "are written out",
-            hint="call its functions less often, or make a Loop of the repetition",
-        )
+    def __init__(self) -> None:
+        self._nodes = self._operations = 0
+
+    def node(self) -> None:
+        """Count a node.
+
+        Raises:
+            CaptureError: there are too many.
+        """
+        self._nodes += 1
+        self._operations = 0
+        if self._nodes > MOST_NODES:
+            raise CaptureError(
+                f"the model stands for more than {MOST_NODES:,} nodes once its functions and loops "
+                "are written out",
+                hint="call its functions less often, or make a Loop of the repetition",
+            )
+
+    def operation(self) -> None:
+        """Count an operation of the last node.
+
+        Raises:
+            OverflowError: they are too many; `explained` says of which node.
+        """
+        self._operations += 1
+        if self._operations > MOST_OPERATIONS:
+            raise OverflowError(f"it would take more than {MOST_OPERATIONS:,} operations")

@@ -124,9 +124,9 @@ def _reference(node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarr
     )
     imports = [onnx.helper.make_opsetid("", node.opset)]
     model = onnx.helper.make_model(graph, opset_imports=imports)
-    if _is_large(model, feeds):
-        return None
     try:
+        if _is_large(model, feeds):
+            return None
         with np.errstate(all="ignore"):
             results: Any = ReferenceEvaluator(model).run(None, feeds)
     except Exception as error:  # whatever it raises: it is a fallback, and the handler follows

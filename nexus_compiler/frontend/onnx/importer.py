@@ -117,7 +117,7 @@ class Importer:
         self.private = subgraph.Table()
         self.random = randomness.Randomness(names)
         self._functions = local
-        self._count = 0
+        self._tally = faults.Tally()
         self._labels: dict[relax.Expr, str] = {}
 
     def build(
@@ -174,8 +174,7 @@ class Importer:
     ) -> list[Value]:
         """Import `nodes` in `scope` and return the values of the names `wanted`."""
         for proto in nodes:
-            self._count += 1
-            faults.count(self._count)
+            self._tally.node()
             node = Node(proto, scope, self)
             with faults.explained(node):
                 for name, value in zip(proto.output, self._translate(node)):
@@ -227,6 +226,7 @@ class Importer:
         """Bind `expr` to a new variable."""
         if isinstance(expr, relax.Var):
             return expr
+        self._tally.operation()
         return self.builder.emit(expr, re.sub(r"\W+", "_", name).strip("_"))
 
     def match(self, tensor: relax.Expr, shape: Sequence[Size]) -> relax.Var:

@@ -41,7 +41,7 @@ def check(model: onnx.ModelProto, name: str) -> None:
     """
     try:
         onnx.checker.check_model(_checkable(model))
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CaptureError(
             f"'{name}' is not a valid ONNX model: {reason}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import tvm_ffi
 from tvm import tirx
 from tvm.sym import Analyzer, ConstIntBound
 
@@ -34,6 +35,7 @@ class Sizes:
             return int(size)
         if isinstance(size, int):
             return size
+        _check_growth(size)
         size = self._analyzer.simplify(size)
         return int(size) if isinstance(size, tirx.IntImm) else size
 
@@ -103,6 +105,31 @@ class Sizes:
         if isinstance(divisor, int) and divisor == 0:
             return 0
         return self.floordiv(self.product(left), divisor)
+
+
+_MOST_TERMS = 1000
+_LARGEST_FACTOR = 2**48
+
+
+def _check_growth(size: Any) -> None:
+    """Stop sizes that would overflow, and those that double with every operation.
+
+    Raises:
+        OverflowError: `size` is one; whoever knows the node says which.
+    """
+    terms = 0
+
+    def visit(term: Any) -> None:
+        nonlocal terms
+        terms += 1
+        if isinstance(term, tirx.IntImm) and _LARGEST_FACTOR < abs(int(term)) < 2**63 - 1:
+            raise OverflowError(f"a size is multiplied or divided by {int(term)}")
+
+    tvm_ffi.structural_walk(size, visit)
+    if terms > _MOST_TERMS:
+        raise OverflowError(
+            f"a size follows from the inputs by {terms} operations; fix dimensions with `shapes=`"
+        )
 
 
 def expression(size: Size) -> Any:
