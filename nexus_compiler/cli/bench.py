@@ -10,7 +10,7 @@ from typing import Any
 import click
 import msgspec
 
-from nexus_compiler.cli import console, options
+from nexus_compiler.cli import console, options, profiling
 from nexus_compiler.cli.loading import open_with_inputs
 from nexus_runtime.artifact import Artifact
 from nexus_runtime.errors import UserError
@@ -28,6 +28,12 @@ from nexus_runtime.errors import UserError
     type=click.Path(path_type=Path),
     help="The model for the peer; by default the source file, beside the artifact or here.",
 )
+@click.option("--profile", "by_kernel", is_flag=True, help="Time each kernel of a call instead.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    help="With --profile: write a roofline plot (SVG) to this file.",
+)
 @click.option("--rounds", type=click.IntRange(min=1), default=100, show_default=True)
 @options.inputs
 @options.TARGET
@@ -38,6 +44,8 @@ def bench(
     artifact: Path,
     against: str | None,
     model: Path | None,
+    by_kernel: bool,
+    plot: Path | None,
     rounds: int,
     given: tuple[str, ...],
     dims: tuple[str, ...],
@@ -48,13 +56,30 @@ def bench(
 ) -> None:
     """Time ARTIFACT: median and p99 of alternating calls in random order.
 
-    Inputs that are not given are random. The outputs of both are compared first.
+    Inputs that are not given are random. The outputs of both are compared first. With --profile:
+    time, GFLOP/s, GB/s and share of this machine's roofline of each kernel, which is measured once.
     """
     from nexus_compiler.verify import compare, inputs, reference, runner, timing
 
     opened, function, arrays = open_with_inputs(
         artifact, given=given, dims=dims, seed=seed, fill=inputs.RANDOM
     )
+    if by_kernel:
+        if against:
+            raise UserError("--profile and --against are two things: run one after the other")
+        profiling.profile(
+            opened,
+            function,
+            arrays,
+            target=target,
+            threads=threads,
+            rounds=rounds,
+            plot=plot,
+            as_json=as_json,
+        )
+        return
+    if plot:
+        raise UserError("--plot draws what --profile measures: give both")
     own = runner.open_function(opened, function, target=target, num_threads=threads)
     contenders: dict[str, Callable[[], object]] = {"nexus": lambda: own(arrays)}
     if against:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ import msgspec
 from nexus_compiler.cli import console, options
 from nexus_runtime.artifact import Artifact
 from nexus_runtime.manifest import Manifest
+from nexus_runtime.work import NAIVE, Work
 
 
 @click.command("inspect")
@@ -25,11 +27,14 @@ def inspect_(artifact: Path, as_json: bool) -> None:
         "sha256": opened.digest,
         **msgspec.to_builtins(manifest),
     }
+    told = {entry.target: opened.work(entry.target) for entry in manifest.modules}
+    value["work"] = {name: msgspec.to_builtins(work) for name, work in told.items() if work}
     sections = [
         f"artifact    {artifact}  {console.size(artifact.stat().st_size)}  sha256 {opened.digest}",
         _signature(manifest),
         _targets(manifest),
         _regions(manifest),
+        *(_work(name, work) for name, work in told.items() if work),
         _members(manifest),
         _provenance(manifest),
     ]
@@ -72,6 +77,21 @@ def _regions(manifest: Manifest) -> str:
 def _top(operators: dict[str, int]) -> str:
     most = sorted(operators.items(), key=lambda item: (-item[1], item[0]))[:4]
     return ", ".join(f"{name} {count}" for name, count in most)
+
+
+def _work(target: str, work: Work) -> str:
+    """Kernels by family, those without a schedule by name, and the memory of each function."""
+    families = collections.Counter(kernel.family for kernel in work.kernels.values())
+    naive = sorted({k.label for k in work.kernels.values() if k.family == NAIVE})
+    lines = [
+        f"kernels for {target}",
+        *(f"  {name:<10}{count}" for name, count in sorted(families.items())),
+        *(f"  not scheduled: {label}" for label in naive),
+    ]
+    for name, memory in work.memory.items():
+        more = f" and {memory.open} pieces of sizes that a call tells" if memory.open else ""
+        lines.append(f"  {name} sets aside {console.size(memory.fixed)}{more}")
+    return "\n".join(lines)
 
 
 def _members(manifest: Manifest) -> str:

@@ -17,6 +17,7 @@ import msgspec
 
 from nexus_runtime import files
 from nexus_runtime.errors import InternalError
+from nexus_runtime.threads import settle
 
 _FLOAT32 = "float32"
 
@@ -77,6 +78,11 @@ _Key = TypeVar("_Key")
 
 def _better(known: dict[_Key, float], found: dict[_Key, float]) -> dict[_Key, float]:
     return {key: max(value, known.get(key, 0.0)) for key, value in found.items()}
+
+
+def default_threads() -> int:
+    """How many threads a module has by default."""
+    return settle().count
 
 
 def processor() -> str:
