@@ -17,7 +17,10 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nexus_compiler.targets import TargetSpec
 
 TRIALS, SECONDS = 9, 0.05
 _CHAINS, _LENGTH = 12, 512
@@ -28,19 +31,19 @@ DTYPES = ("float32", "float64")
 
 def measure(threads: int) -> dict[str, Any]:
     """GFLOP/s by dtype, and GB/s by working set in bytes, on `threads` threads."""
-    from nexus_compiler import targets
-    from nexus_compiler.codegen.door import room_for
-
-    native = targets.load("native")
-    limits = room_for(native).resolve(native).limits
-    flops = {
-        dtype: _arithmetic(dtype, limits["vector_bits"] // _bits(dtype), threads)
-        for dtype in DTYPES
-    }
+    bits = _native().limits["vector_bits"]
+    flops = {dtype: _arithmetic(dtype, bits // _bits(dtype), threads) for dtype in DTYPES}
     return {
         "gflops": flops,
         "gbytes": {str(size * threads): _triad(size, threads) for size in WORKING_SETS},
     }
+
+
+def _native() -> TargetSpec:
+    from nexus_compiler import targets
+    from nexus_compiler.codegen.llvm import native
+
+    return native.resolve(targets.load("native"))
 
 
 def _bits(dtype: str) -> int:
@@ -103,10 +106,10 @@ def _triad(size: int, threads: int) -> float:
 def _build(schedule: Any, shapes: tuple[tuple[int, ...], ...], dtype: str) -> Callable[[], object]:
     import numpy as np
     import tvm
-    from tvm.target import codegen
 
-    target = tvm.target.Target({"kind": "llvm", "mcpu": str(codegen.llvm_get_system_cpu())})
-    function = tvm.compile(schedule.mod, target=target)["main"]
+    from nexus_compiler.codegen.llvm.room import tvm_target
+
+    function = tvm.compile(schedule.mod, target=tvm_target(_native()))["main"]
     arrays = [tvm.runtime.tensor(np.full(shape, 1e-3, dtype)) for shape in shapes]
     return lambda: function(*arrays)
 

@@ -90,6 +90,8 @@ def _count(store: tirx.BufferStore, turns: Any, tally: _Tally) -> None:
 
     def load(node: Any) -> Any:
         tally.touched[node.source] += turns
+        for index in node.indices:
+            tvm_ffi.structural_walk(index, (TensorLoad, load), order="pre")
         return tvm_ffi.structural.WalkResult.SKIP
 
     callbacks = ((TensorLoad, load), (_ARITHMETIC, operation), (Call, call))

@@ -1,0 +1,53 @@
+"""Which kernels no schedule knows, over the models of the zoo and the networks of the benchmarks.
+
+`benchmarks/` tells how much of the time they take; here only the list must not grow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import zoo
+from tvm import tirx
+
+from nexus_compiler import targets
+from nexus_compiler.codegen.door import room_for
+from nexus_compiler.codegen.llvm import work
+from nexus_compiler.frontend import capture
+from nexus_compiler.passes import base, pipelines
+from nexus_runtime.work import NAIVE
+
+# Kernels by the operators that they compute, for each model. To shorten a list is progress: the
+# test says which entries are no longer true.
+KNOWN = {"ocr-detect": {"conv2d transpose add relu", "conv2d transpose add tir sigmoid"}}
+SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
+    "ocr-detect": {"x": (1, 3, 160, 160)},
+    "ocr-orient": {"x": (1, 3, 48, 192)},
+    "ocr-recognise": {"x": (1, 3, 48, 320)},
+    "magika": {"bytes": (1, 2048)},
+}
+
+
+def families(model: Any, shapes: dict[str, tuple[int, ...]], target: str) -> dict[str, str]:
+    """The family of each kernel by its operators; nothing is built."""
+    spec = targets.load(target)
+    graph = capture(model, shapes=shapes)
+    module = base.run(graph.module, pipelines.common())
+    module = base.run(module, room_for(spec).pipeline(spec))
+    told = [
+        work.describe(function, str(variable.name_hint))
+        for variable, function in module.functions.items()
+        if isinstance(function, tirx.PrimFunc)
+    ]
+    # Of two kernels with equal operators the naive one counts.
+    return {k.label: k.family for k in sorted(told, key=lambda k: k.family == NAIVE)}
+
+
+@pytest.mark.parametrize("target", ["x86-64-v4", "cortex-a72"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_no_more_kernels_fall_through(name: str, target: str) -> None:
+    found = families(zoo.fetch(name), SHAPES[name], target)
+    assert len(set(found.values()) - {NAIVE}) > 1, "several families are at work"
+    naive = {label for label, family in found.items() if family == NAIVE}
+    assert naive == KNOWN.get(name, set())
