@@ -31,6 +31,13 @@ def test_nonzero_finds_none_some_and_all() -> None:
     assert graph.signature.functions[0].outputs[0].shape == (2, "y_1")
 
 
+def test_what_is_no_number_is_no_zero() -> None:
+    check(
+        model([node("NonZero", "x")], MANY),
+        {"x": np.array([[0, np.nan, -0.0, 1, 0, 2]], "float32")},
+    )
+
+
 def test_what_follows_may_use_the_new_size() -> None:
     nodes = [
         node("Greater", "x zero", "g"),

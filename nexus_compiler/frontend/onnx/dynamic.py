@@ -22,7 +22,8 @@ def non_zero(node: Node) -> Value:
     shape = node.shape(x) or [1]
     dtype = node.dtype(x)
     flat = node.emit(R.reshape(x, [node.sizes.product(shape)]))
-    flags = flat if dtype == "bool" else R.not_equal(flat, node.scalar(0, dtype))
+    # TVM's not_equal is false for what is no number, which is no zero either.
+    flags = flat if dtype == "bool" else R.logical_not(R.equal(flat, node.scalar(0, dtype)))
     places, _ = counting.positions(node, node.emit(flags))
     rows: list[relax.Expr] = []
     for size in reversed(shape):

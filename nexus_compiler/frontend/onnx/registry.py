@@ -27,8 +27,10 @@ FAMILIES = (
     "determinant",
     "dynamic",
     "elementwise",
+    "grams",
     "index",
     "late",
+    "learned",
     "losses",
     "matmul",
     "microsoft",
@@ -50,6 +52,7 @@ FAMILIES = (
     "signal",
     "suppression",
     "training",
+    "trees",
     "vision",
 )
 

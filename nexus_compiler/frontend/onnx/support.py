@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from nexus_compiler.frontend.onnx import functions
+from nexus_compiler.frontend.onnx import functions, outside
 from nexus_compiler.frontend.onnx.nested import graphs
 from nexus_compiler.frontend.onnx.registry import handlers, plain_domain
 from nexus_compiler.frontend.onnx.values import ELEMENT_TYPES
@@ -55,7 +55,8 @@ def check_operators(model: onnx.ModelProto) -> None:
         label = node.name or next(iter(node.output), "")
         missing.setdefault((plain_domain(node.domain), node.op_type), []).append(label)
     if missing:
-        raise UnsupportedOperator(_listed(missing), hint=_HINT)
+        hints = [hint for key in sorted(missing) if (hint := outside.hint(*key))]
+        raise UnsupportedOperator(_listed(missing), hint="; ".join(dict.fromkeys(hints)) or _HINT)
 
 
 _HINT = (
