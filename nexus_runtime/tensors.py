@@ -98,6 +98,9 @@ def as_numpy(value: Any, *, name: str) -> np.ndarray:
     return array
 
 
+_RESERVED = "__metadata__"
+
+
 def copied(array: np.ndarray) -> np.ndarray:
     """An aligned copy of `array`."""
     copy = empty_aligned(array.shape, array.dtype)
@@ -115,7 +118,12 @@ def pieces(arrays: Mapping[str, np.ndarray]) -> Iterator[bytes | memoryview]:
 
     The order is that of the safetensors library: wide elements first, so that all are aligned, then
     by name.
+
+    Raises:
+        ArtifactError: a name is one that the format keeps for itself.
     """
+    if _RESERVED in arrays:
+        raise ArtifactError(f"a tensor cannot be called '{_RESERVED}'", hint="give it another name")
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
     header: dict[str, Any] = {}
     start = 0

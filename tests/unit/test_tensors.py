@@ -3,6 +3,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -40,6 +41,30 @@ def test_small_floats_survive(dtype: type) -> None:
     found = tensors.decode(tensors.encode({"x": array}), origin="test")["x"]
     assert found.dtype == array.dtype
     np.testing.assert_array_equal(found.view(np.uint8), array.view(np.uint8))
+
+
+def test_others_can_read_what_is_written() -> None:
+    arrays = {
+        "é": np.arange(6, dtype="float32").reshape(2, 3).T,
+        "scalar": np.array(7, "int64"),
+        "empty": np.zeros((0, 3), "uint8"),
+    }
+    found = safetensors.numpy.load(tensors.encode(arrays))
+    assert set(found) == set(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].dtype == array.dtype
+
+
+def test_contiguous_arrays_are_not_copied() -> None:
+    array = np.arange(6, dtype="float32")
+    _, piece = tensors.pieces({"x": array})
+    assert np.shares_memory(np.frombuffer(piece, np.uint8), array)
+
+
+def test_a_name_of_the_format_is_refused() -> None:
+    with pytest.raises(ArtifactError, match="'__metadata__'"):
+        tensors.encode({"__metadata__": np.zeros(1)})
 
 
 @given(st.binary(max_size=200))
