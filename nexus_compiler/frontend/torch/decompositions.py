@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nexus_compiler.frontend.torch import composites
+from nexus_compiler.frontend.torch import composites, recipes
 
 # Composite operators that the handlers take whole: their parts would be slower or less exact.
 KEPT = (
@@ -57,12 +57,16 @@ KEPT = (
 )
 
 
-@functools.cache
 def table() -> dict[Any, Callable[..., Any]]:
     """Decompositions by operator, for `run_decompositions` and for AOTAutograd."""
+    return {**_of_pytorch(), **composites.TABLE, **recipes.table()}
+
+
+@functools.cache
+def _of_pytorch() -> dict[Any, Callable[..., Any]]:
     found: dict[Any, Callable[..., Any]] = dict(torch.export.default_decompositions())
     for target in list(found):
         schema = target._schema
         if schema.name.removeprefix("aten::") in KEPT:
             del found[target]
-    return {**found, **composites.TABLE}
+    return found

@@ -20,6 +20,8 @@ from nexus_compiler.frontend.torch.values import as_array, dtype_name
 from nexus_runtime.errors import CaptureError, NexusError
 from nexus_runtime.signature import FunctionSpec, Signature, TensorSpec
 
+_STATE = {OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION}
+
 
 def capture(
     model: torch.nn.Module | torch.export.ExportedProgram,
@@ -204,11 +206,11 @@ class _Capture:
             described = self._program.graph_signature.output_specs[position]
             if described.kind == OutputKind.USER_OUTPUT:
                 name = next(names)
-            elif described.kind in {OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION}:
+            elif described.kind in {*_STATE, OutputKind.USER_INPUT_MUTATION}:
                 name = f"update:{described.target}"
             else:
                 raise CaptureError(f"the program returns a {described.kind.name.lower()}")
-            if described.kind == OutputKind.BUFFER_MUTATION:
+            if described.kind in _STATE:
                 updates[name] = described.target
             specs.append(self._spec(name, nodes[position].meta["val"]))
         return specs, updates

@@ -64,7 +64,9 @@ def cat(node: Node) -> Any:
     axis = node.axis(rank=rank)
     if not kept:
         return node.full(node.shape, 0, node.dtype)
-    return kept[0] if len(kept) == 1 else R.concat(kept, axis)
+    if len(kept) == 1:
+        return kept[0]
+    return R.concat(node.importer.of_one_size([node.emit(one) for one in kept], axis), axis)
 
 
 @op("stack")
