@@ -78,11 +78,12 @@ static void word_wait(word *w, unsigned seen) {
 #endif
 }
 
-/* Change the word and wake up to `count` sleepers. */
-static void word_bump(word *w, int count) {
-  atomic_fetch_add(&w->value, 1);
-  /* Who goes to sleep counts itself first and looks at the value then: one of us sees the other. */
-  if (atomic_load(&w->sleepers) == 0) return;
+/* Change the word. Who goes to sleep counts itself first and looks at the word then, so that one who
+ * changes it and finds no sleepers has nobody to wake. */
+static void word_change(word *w) { atomic_fetch_add(&w->value, 1); }
+
+/* Wake up to `count` sleepers, which costs some microseconds. */
+static void word_wake(word *w, int count) {
 #ifdef USE_FUTEX
   syscall(SYS_futex, &w->value, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
 #else

@@ -30,7 +30,8 @@ class Environment(ctypes.Structure):
 TASK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.POINTER(Environment), ctypes.c_void_p)
 LAUNCH = ctypes.CFUNCTYPE(ctypes.c_int, TASK, ctypes.c_void_p, ctypes.c_int)
 Launch = Callable[..., int]
-SOON = 60.0  # seconds; nothing waits that long unless it is broken
+_KEPT: list[object] = []
+SOON = 20.0  # seconds; nothing waits that long unless it is broken
 
 
 def library() -> Path:
