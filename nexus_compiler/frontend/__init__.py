@@ -31,14 +31,19 @@ def capture(
     Raises:
         CaptureError: no frontend takes it, or it cannot be read.
     """
-    if isinstance(model, CapturedGraph):
-        return model
-    if hasattr(model, "to_graph"):  # a GraphBuilder
-        return model.to_graph()
     if isinstance(model, str | Path) or type(model).__module__.startswith("onnx"):
         from nexus_compiler.frontend import onnx
 
         return onnx.capture(model, shapes=shapes, constants=constants)
+    if shapes or constants:
+        raise CaptureError(
+            "`shapes` and `constants` are for inputs of ONNX models, and this is none",
+            hint="give a GraphBuilder its shapes in `.input`, PyTorch example inputs in `args`",
+        )
+    if isinstance(model, CapturedGraph):
+        return model
+    if hasattr(model, "to_graph"):  # a GraphBuilder
+        return model.to_graph()
     if any(cls.__module__.startswith("torch.") for cls in type(model).__mro__):
         from nexus_compiler.frontend import torch
 

@@ -126,3 +126,25 @@ def test_trained_weights_can_be_put_in(tmp_path: Path) -> None:
     ):
         with pytest.raises(ShapeError, match="weight '"):
             classifier().to_graph(broken)
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (0, 3), (-1, 3), (1.5, 3), (2, "a b"), "abc", (None, None, 0)]
+)
+def test_shapes_that_are_none_are_refused(shape: tuple) -> None:
+    with pytest.raises(ShapeError, match="input 'x' cannot have the shape"):
+        GraphBuilder().input("x", shape)
+
+
+def test_whole_numbers_are_whole() -> None:
+    x = GraphBuilder().input("x", (None, 6))
+    assert x.dense(np.int64(3)).to_graph()
+    for call in (lambda: x.dense(1.5), lambda: x.reshape((2, 3)), lambda: x.permute("1")):
+        with pytest.raises(UserError, match="whole number"):
+            call()
+
+
+def test_shapes_are_for_onnx_models() -> None:
+    """Ignored, they would promise what does not hold."""
+    with pytest.raises(NexusError, match="are for inputs of ONNX models"):
+        nexus_compiler.capture(GraphBuilder().input("x", (None, 6)).dense(3), shapes={"x": (2, 6)})

@@ -242,3 +242,22 @@ def test_a_damaged_weight_is_named() -> None:
     proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones(2, "float32"), "w"))
     proto.graph.initializer[0].raw_data = b"123"
     assert "tensor name: w" in refusal(proto)
+
+
+def test_sizes_that_are_no_list() -> None:
+    """The shape that Expand is to make, in a matrix that comes with each call."""
+    proto = model([node("Relu", "x", "y")], {"x": ("float32", (2, 3)), "s": ("int64", (3, "n"))})
+    proto.graph.node[0].CopyFrom(node("Expand", "x s", "y", name="wide"))
+    message = refusal(proto)
+    assert "Expand node 'wide'" in message
+    assert "its input 1 has 2 dimensions, not one" in message
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_places_of_bfloat16(last: int, tmp_path: Path) -> None:
+    """TVM's lowering of this type has no pair of a place and a number."""
+    made = node("ArgMin", "x", "y", axis=0, keepdims=0, select_last_index=last)
+    proto = model([made], {"x": ("float32", (4,))}, opset=13)
+    proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.BFLOAT16
+    proto.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    assert judge(proto.SerializeToString(), tmp_path, build=True) == "artifact"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from numbers import Integral
+from typing import Any, Self
 
 import numpy as np
 
@@ -79,11 +80,14 @@ class Chain:
             dtype: float32, or int64 or int32 for indices (`embedding`).
 
         Raises:
-            ShapeError: it has no dimension, or one below 1.
+            ShapeError: it has no dimension, or one that is none.
             UserError: the name is taken, or the dtype is another one.
         """
-        if not shape or any(isinstance(dim, int) and dim < 1 for dim in shape):
-            raise ShapeError(f"input '{name}' cannot have the shape {tuple(shape)}")
+        if not shape or isinstance(shape, str) or not all(map(_is_dimension, shape)):
+            raise ShapeError(
+                f"input '{name}' cannot have the shape {shape!r}",
+                hint="a dimension is a number from 1 on, a name, or None for any size",
+            )
         if dtype not in NUMBERS:
             raise UserError(f"input '{name}' cannot be {dtype}", hint=nearest(dtype, NUMBERS))
         self._check_free(name)
@@ -286,3 +290,9 @@ class Chain:
 
 def _weights_text(parameters: Mapping[str, Parameter]) -> str:
     return ", ".join(f"{k} {shape_text(p.shape)}" for k, p in parameters.items()) or "none"
+
+
+def _is_dimension(dim: Any) -> bool:
+    if isinstance(dim, str):
+        return dim.isidentifier()
+    return dim is None or (isinstance(dim, Integral) and int(dim) > 0)

@@ -20,6 +20,8 @@ from nexus_compiler.frontend.onnx.values import R, Value, is_float
 
 def _length(node: Node, index: int) -> int:
     """How many elements a vector has."""
+    if node.rank(index) != 1:
+        raise node.refuse(f"its input {index} has {node.rank(index)} dimensions, not one")
     size = node.shape(index)[0]
     if not isinstance(size, int):
         raise node.refuse(f"the length of its input {index}, {size}, depends on the input")

@@ -106,6 +106,8 @@ def _pointwise(node: Node, x: relax.Expr) -> relax.Expr:
 def arg(node: Node) -> Value:
     """The place of the largest or smallest element: of several the first, or the last on demand."""
     x = node.tensor(0)
+    if node.dtype(x) == "bfloat16":  # TVM widens no pair of a place and such a number
+        x = node.emit(R.astype(x, "float32"))
     axis = node.axis(node.rank(x))
     keep = bool(node.attr("keepdims"))
     last = node.attr("select_last_index", 0)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, ClassVar
 
 from tvm import relax
@@ -182,14 +183,29 @@ def text(shape: Sequence[Dim]) -> str:
     return f"({', '.join(map(str, shape))})"
 
 
-def at_least_one(name: str, value: int) -> None:
+def at_least_one(name: str, value: Any) -> None:
     """Refuse what is not a count.
 
     Raises:
-        UserError: `value` is below 1.
+        UserError: `value` is no whole number, or below 1.
     """
+    if not isinstance(value, Integral):
+        raise UserError(f"{name} must be a whole number, not {value!r}")
     if value < 1:
         raise UserError(f"{name} must be at least 1, not {value}")
+
+
+def need_whole(name: str, values: Iterable[Any]) -> None:
+    """Refuse arguments that are not all whole numbers.
+
+    Raises:
+        UserError: one is something else.
+    """
+    for value in values:
+        if not isinstance(value, Integral):
+            raise UserError(
+                f"{name} takes whole numbers, not {value!r}", hint=f"for example {name}(1, 2)"
+            )
 
 
 def relax_shape(value: relax.Var) -> list[Any]:

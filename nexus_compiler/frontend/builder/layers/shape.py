@@ -15,6 +15,7 @@ from nexus_compiler.frontend.builder.layers.base import (
     Free,
     Shape,
     fixed,
+    need_whole,
     relax_shape,
     text,
 )
@@ -158,10 +159,12 @@ class ShapeCalls(Chain):
 
     def reshape(self, *sample: int, name: str | None = None) -> Self:
         """(batch, ...) to (batch, *sample); one of `sample` may be -1: what is left."""
+        need_whole("reshape", sample)
         return self.then(Reshape(sample), kind="reshape", name=name)
 
     def permute(self, *order: int, name: str | None = None) -> Self:
         """The dimensions behind the batch in this order, counted from 1."""
+        need_whole("permute", order)
         return self.then(Permute(order), kind="permute", name=name)
 
     def slice(self, start: int, stop: int, *, axis: int = 1, name: str | None = None) -> Self:
