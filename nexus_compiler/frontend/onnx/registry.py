@@ -30,6 +30,7 @@ FAMILIES = (
     "grams",
     "index",
     "late",
+    "late_resize",
     "learned",
     "losses",
     "matmul",

@@ -29,7 +29,7 @@ FEW = 4
 def resize(node: Node) -> Value:
     """Resize any axes, by sizes or by scales."""
     x = node.tensor(0)
-    how, shape = _filter(node), node.shape(x)
+    how, shape = filter_of(node), node.shape(x)
     regions = _regions(node, len(shape))
     targets, scales = _targets(node, shape)
     if all(isinstance(size, int) for size in [*shape, *targets]):
@@ -42,7 +42,8 @@ def resize(node: Node) -> Value:
     return _dynamic(node, x, how, targets, changed)
 
 
-def _filter(node: Node) -> Filter:
+def filter_of(node: Node) -> Filter:
+    """How pixels become others."""
     places = node.attr("coordinate_transformation_mode", "asymmetric")
     rounding = node.attr("nearest_mode", "floor")
     mode = {"bilinear": "linear"}.get(node.attr("mode"), node.attr("mode"))
@@ -62,7 +63,8 @@ def _filter(node: Node) -> Filter:
     )
 
 
-def _named(node: Node, rank: int) -> list[int]:
+def named_axes(node: Node, rank: int) -> list[int]:
+    """The axes that sizes and scales are for."""
     axes = node.attr("axes")
     return [node.axis(rank, a) for a in axes] if axes else list(range(rank))
 
@@ -74,14 +76,14 @@ def _regions(node: Node, rank: int) -> dict[int, tuple[float, float]]:
     if node.attr("coordinate_transformation_mode") != "tf_crop_and_resize":
         node.value(1)  # without effect
         return {}
-    axes = _named(node, rank)
+    axes = named_axes(node, rank)
     ends = node.array(1).astype(np.float64).reshape(2, len(axes)).T
     return {axis: (float(a), float(b)) for axis, (a, b) in zip(axes, ends)}
 
 
 def _targets(node: Node, shape: Sequence[Size]) -> tuple[list[Size], list[float | None]]:
     """The new sizes, and the scales where they are given; None is the quotient of the sizes."""
-    axes, targets = _named(node, len(shape)), list(shape)
+    axes, targets = named_axes(node, len(shape)), list(shape)
     scales: list[float | None] = [None] * len(shape)
     policy = node.attr("keep_aspect_ratio_policy", "stretch")
     by_size = node.opset >= 11 and node.kind == "Resize" and node.has(3)
