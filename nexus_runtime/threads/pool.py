@@ -83,7 +83,7 @@ def find() -> tuple[Pool | None, str]:
     """The pool, or None; and where it is, or why there is none."""
     spec = importlib.util.find_spec(_EXTENSION)
     if spec is None or spec.origin is None:
-        return None, "it was not built: there was no C compiler when Nexus was installed"
+        return None, "it was not built; install Nexus again where there is a C compiler"
     try:
         return Pool(Path(spec.origin)), spec.origin
     except (OSError, AttributeError) as error:

@@ -263,7 +263,7 @@ def test_an_extension_that_was_not_built_is_told(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(pool, "_EXTENSION", "nexus_runtime.threads._absent")
     found, reason = pool.find.__wrapped__()
     assert found is None
-    assert "no C compiler" in reason
+    assert "it was not built; install Nexus again" in reason
 
 
 def test_an_extension_that_cannot_be_loaded_is_told(
