@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format types proto schema zoo conformance build clean
+.PHONY: help setup demo test test-fast lint format types proto schema zoo conformance benchmarks build clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,15 @@ zoo: setup  ## fetch the real models that the tests use
 
 conformance: setup  ## run ONNX's tests of single operators and write docs/onnx-conformance.md
 	$(BIN)/nexusc conformance onnx --against onnxruntime --against tvm --write-docs docs/onnx-conformance.md
+
+benchmarks: setup  ## hold Nexus against its peers and write docs/benchmarks.md (an hour)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench]'
+	mkdir -p build
+	for threads in 1 2; do for what in inference training; do \
+	    $(BIN)/python benchmarks/$$what.py --threads $$threads --json \
+	        > build/$$what-$$threads.json || exit 1; done; done
+	$(BIN)/python benchmarks/page.py build/inference-1.json build/inference-2.json \
+	    build/training-1.json build/training-2.json
 
 build: setup  ## build the wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -36,7 +36,13 @@ def port(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[Calla
         found = _run(program.graph_module.graph, values, inputs)
         return tuple(found[results:])
 
+    call.origins = names  # type: ignore[attr-defined]
     return call, weights
+
+
+def origin(function: Callable[..., Any], place: str) -> str:
+    """The module's name of the weight at `place` of what `port` returned."""
+    return function.origins[place]  # type: ignore[attr-defined]
 
 
 def _run(graph: torch.fx.Graph, weights: dict[str, Any], inputs: tuple[Any, ...]) -> Any:

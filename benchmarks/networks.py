@@ -146,14 +146,20 @@ class Encoder(nn.Module):
         super().__init__()
         self.heads = heads
         self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
-        self.out = nn.Linear(width, width)
+        self.out, self.first = nn.Linear(width, width), nn.LayerNorm(width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.second = nn.LayerNorm(width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         q, k, v = (_split(one(x), self.heads) for one in (self.q, self.k, self.v))
         x = self.first(x + self.out(_merge(attend(q, k, v))))
         return self.second(x + self.down(F.gelu(self.up(x))))
+
+
+def transformer(layers: int = 4, width: int = 256, length: int = 64) -> nn.Module:
+    """Encoder layers and a classifier of ten over all that they return."""
+    blocks = (Encoder(width, 4) for _ in range(layers))
+    return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(length * width, 10))
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
