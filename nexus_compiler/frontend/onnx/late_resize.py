@@ -42,7 +42,7 @@ def split(node: Node) -> list[Value]:
 def resize(node: Node) -> Value:
     """Nearest and linear, with the modes of coordinates that need no region."""
     x = node.emit(node.tensor(0))
-    how, dtype = filter_of(node), node.dtype(x)
+    how, dtype, by_size = filter_of(node), node.dtype(x), node.has(3)
     node.ignore("extrapolation_value")
     policy = node.attr("keep_aspect_ratio_policy", "stretch")
     if (
@@ -51,13 +51,12 @@ def resize(node: Node) -> Value:
         or how.antialias
         or policy != "stretch"
     ):
-        raise node.refuse(
-            f"mode '{how.mode}' with coordinates '{how.coordinates}', antialias {how.antialias} "
-            f"and keep_aspect_ratio_policy '{policy}' needs fixed sizes",
-            "make its sizes or scales constants",
+        raise node.unknown(
+            3 if by_size else 2,
+            f"must be a constant with mode '{how.mode}', coordinates '{how.coordinates}', "
+            f"antialias {how.antialias} and keep_aspect_ratio_policy '{policy}'",
         )
     axes = named_axes(node, node.rank(x))
-    by_size = node.has(3)
     own = counting.vector(node, [node.shape(x)[axis] for axis in axes])
     given = node.emit(R.astype(node.tensor(3 if by_size else 2), "float32"))
     if node.has(1):
@@ -69,28 +68,41 @@ def resize(node: Node) -> Value:
     scales = node.emit(R.divide(given, wide)) if by_size else given
     exact = how.mode == "nearest" or dtype in {"float32", "float64"}
     result = x if exact else node.emit(R.astype(x, "float32"))
+    # What scales ask for may lie between two sizes; "align_corners" counts with it.
+    lengths = given if by_size else node.emit(R.multiply(wide, given))
     for place, size in enumerate(counting.sizes(node, targets, len(axes))):
-        scale = R.strided_slice(scales, [0], [place], [place + 1], [1], assume_inbound=True)
-        coordinates = _coordinates(node, how.coordinates, node.shape(x)[axes[place]], size, scale)
+        scale, length = (
+            R.strided_slice(v, [0], [place], [place + 1], [1], assume_inbound=True)
+            for v in (scales, lengths)
+        )
+        own_size = node.shape(x)[axes[place]]
+        coordinates = _coordinates(node, how.coordinates, own_size, size, (scale, length))
         result = _along(node, result, axes[place], coordinates, how)
     return result if exact else R.astype(result, dtype)
 
 
-def _coordinates(node: Node, kind: str, own: Size, size: Size, scale: Any) -> relax.Expr:
-    """Where on the old axis each element of the new one lies, float32 `[size]`."""
+def _coordinates(
+    node: Node, kind: str, own: Size, size: Size, wanted: tuple[Any, Any]
+) -> relax.Expr:
+    """Where on the old axis each element of the new one lies, float32 `[size]`.
+
+    `wanted` is the scale and the length that is asked for, float32 `[1]` each.
+    """
+    scale, length = wanted
     places = node.emit(R.astype(counting.count(node, size), "float32"))
     one, half = node.scalar(1, "float32"), node.scalar(0.5, "float32")
-    last = R.subtract(counting.scalar(node, size, "float32"), one)
+    zero = node.scalar(0, "float32")
     if kind == "align_corners":
         whole = R.subtract(counting.scalar(node, own, "float32"), one)
-        return node.emit(R.divide(R.multiply(places, whole), R.maximum(last, one)))
+        last = R.subtract(length, one)
+        safe = node.emit(R.where(R.equal(last, zero), one, last))
+        return node.emit(R.divide(R.multiply(places, whole), safe))
     if kind == "asymmetric":
         return node.emit(R.divide(places, scale))
     found = node.emit(R.subtract(R.divide(R.add(places, half), scale), half))
     if kind == "half_pixel":
         return found
-    zero = node.scalar(0, "float32")
-    return node.emit(R.where(R.greater(last, zero), found, R.multiply(found, zero)))
+    return node.emit(R.where(R.equal(length, one), R.negative(half), found))
 
 
 def _along(node: Node, x: relax.Expr, axis: int, places: relax.Expr, how: Any) -> relax.Expr:
