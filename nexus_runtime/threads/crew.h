@@ -75,6 +75,7 @@ typedef struct worker {
   pthread_t thread;
   place place;
   _Atomic(job *) job; /* that it is inside of */
+  atomic_int is_asleep;
 } worker;
 
 typedef struct crew {
@@ -163,9 +164,12 @@ static void *work(void *argument) {
       run_tasks(j, 1 + (int)(self - c->workers));
       leave(c, self, j);
     } else if (!spin(&c->launches.value, seen, 0)) {
+      place_remember(&self->place);
+      atomic_store(&self->is_asleep, 1);
       atomic_fetch_add(&c->launches.sleepers, 1);
       if (!atomic_load(&c->closed)) word_wait(&c->launches, seen);
       atomic_fetch_sub(&c->launches.sleepers, 1);
+      atomic_store(&self->is_asleep, 0);
     }
   }
   return NULL;
@@ -205,7 +209,8 @@ static void hire(crew *c, int wanted) {
     worker *w = &c->workers[c->hired];
     w->crew = c;
     atomic_store(&w->job, NULL);
-    atomic_store(&w->place.moved, 0);
+    atomic_store(&w->is_asleep, 0);
+    atomic_store(&w->place.moved, NOT_MOVED);
     if (pthread_create(&w->thread, &attributes, work, w) != 0) break;
     c->hired++;
   }
@@ -215,6 +220,11 @@ static void hire(crew *c, int wanted) {
 }
 
 static void wake(job *j) {
+  crew *c = j->crew;
+  for (int i = 0; i < atomic_load(&c->hired); ++i) {
+    worker *w = &c->workers[i];
+    if (atomic_load(&w->is_asleep)) place_steer(&w->place, c->cpus, c->cpu_count);
+  }
   word_wake(&j->crew->launches, j->lacking);
   j->lacking = 0;
 }

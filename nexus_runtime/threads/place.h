@@ -15,9 +15,12 @@
 /* A thread as others see it. */
 typedef struct {
   atomic_int id;    /* the system's */
-  atomic_int moved; /* whether somebody else chose where it runs */
+  atomic_int core;  /* where it fell asleep */
+  atomic_int moved; /* whether and how somebody else chose where it runs */
   clockid_t clock;  /* of the processor time that it got */
 } place;
+
+enum { NOT_MOVED, STEERED, LENT };
 
 #if defined(__linux__)
 
@@ -52,15 +55,28 @@ static int place_lend(place *p, const int *cpus, int count) {
   while (i < count && cpus[i] != here) ++i;
   if (i == count) return 0;
   keep_to(atomic_load(&p->id), &here, 1, -1);
-  atomic_store(&p->moved, 1);
+  atomic_store(&p->moved, LENT);
   return 1;
 }
 
-/* Called by a thread that was moved: leave the core to who lent it. */
+/* Called before a thread falls asleep. */
+static void place_remember(place *p) { atomic_store(&p->core, sched_getcpu()); }
+
+/* Called by a thread before it wakes another: one that slept on this core would queue here, unless
+ * some other core is idle, and that is for the system to find out too late. */
+static void place_steer(place *p, const int *cpus, int count) {
+  int here = sched_getcpu();
+  if (atomic_load(&p->core) != here) return;
+  keep_to(atomic_load(&p->id), cpus, count, here);
+  atomic_store(&p->moved, STEERED);
+}
+
+/* Called by a thread that may have been moved: go where it likes, but leave a core that was lent. */
 static void place_return(place *p, const int *cpus, int count) {
-  if (!atomic_load(&p->moved)) return;
-  atomic_store(&p->moved, 0);
-  keep_to(0, cpus, count, sched_getcpu());
+  int moved = atomic_load(&p->moved);
+  if (moved == NOT_MOVED) return;
+  atomic_store(&p->moved, NOT_MOVED);
+  if (moved == LENT) keep_to(0, cpus, count, sched_getcpu());
   keep_to(0, cpus, count, -1);
 }
 
@@ -72,6 +88,12 @@ static void place_begin(place *p, const int *cpus, int count) {
 
 static int place_lend(place *p, const int *cpus, int count) {
   return (void)p, (void)cpus, (void)count, 0;
+}
+
+static void place_remember(place *p) { (void)p; }
+
+static void place_steer(place *p, const int *cpus, int count) {
+  (void)p, (void)cpus, (void)count;
 }
 
 static void place_return(place *p, const int *cpus, int count) {
