@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import ClassVar
 
 import tvm
-from tvm import IRModule, relax, tirx
+from tvm import IRModule, relax
 
 from nexus_compiler.passes.base import Pass
+
+_LOG = logging.getLogger(__name__)
+_SIZE_TWICE = "VarRemapGet(source) == nullptr"
 
 
 @dataclass(frozen=True)
@@ -26,32 +30,21 @@ class Fuse(Pass):
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite the module; fused kernels that come out equal are one."""
         with tvm.transform.PassContext(config={"relax.FuseOps.max_depth": self.max_kernels}):
-            return tvm.transform.Sequential(
-                [
-                    relax.transform.AnnotateTIROpPattern(),
-                    relax.transform.FuseOps(),
-                    relax.transform.FuseTIR(),
-                    relax.transform.DeadCodeElimination(_entries(module)),
-                ]
-            )(_with_sizes_apart(module))
-
-
-_OPAQUE = 8
-"""TVM's code for "joins nothing"."""
-
-
-def _with_sizes_apart(module: IRModule) -> IRModule:
-    """Kernels that take a size as a number stay alone.
-
-    Fused with one that has the same size in the shape of a tensor, they would define it twice.
-    """
-    kernels = {
-        variable: function.with_attr("op_pattern", _OPAQUE)
-        for variable, function in module.functions.items()
-        if isinstance(function, tirx.PrimFunc)
-        and not all(isinstance(param.ty, tirx.BufferType) for param in function.params)
-    }
-    return IRModule({**dict(module.functions.items()), **kernels}, attrs=module.attrs)
+            try:
+                return tvm.transform.Sequential(
+                    [
+                        relax.transform.AnnotateTIROpPattern(),
+                        relax.transform.FuseOps(),
+                        relax.transform.FuseTIR(),
+                        relax.transform.DeadCodeElimination(_entries(module)),
+                    ]
+                )(module)
+            except tvm.error.InternalError as error:
+                if _SIZE_TWICE not in str(error):
+                    raise
+        # A kernel that takes a size as a number would join one that has it in a shape.
+        _LOG.warning("kernels are not fused: TVM cannot fuse sizes that are numbers and shapes")
+        return module
 
 
 def _entries(module: IRModule) -> list[str]:
