@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from nexus_compiler.cli.main import _run
-from nexus_compiler.verify.conformance import compare, runner, worker
+from nexus_compiler.verify.conformance import cases, compare, report, runner, worker
 from nexus_compiler.verify.conformance.cases import Case
 from nexus_compiler.verify.conformance.worker import OURS, Verdict
 
@@ -72,6 +73,31 @@ def test_comparison(found: Any, wanted: Any, reason: str) -> None:
     said = compare.difference(case(wanted), [found])
     assert reason in said
     assert bool(said) == bool(reason)
+
+
+def test_of_random_numbers_type_and_shape_count() -> None:
+    drawn = dataclasses.replace(case(F([1, 2])), drawn=True)
+    assert not compare.difference(drawn, [F([3, 4])])
+    assert "float64, not float32" in compare.difference(drawn, [np.float64([1, 2])])
+    assert "its shape is [1]" in compare.difference(drawn, [F([1])])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "drawn"),
+    [("^test_bernoulli$", True), ("^test_training_dropout$", True), ("^test_relu$", False)]
+    + [("^test_training_dropout_zero_ratio$", False)],
+)
+def test_which_cases_are_random(pattern: str, drawn: bool) -> None:
+    (found,) = cases.select(pattern)
+    assert found.drawn == drawn
+
+
+def test_the_page_explains_what_stays_wrong() -> None:
+    verdicts = {"a": {OURS: Verdict("wrong", "1 of 2 elements differ")}}
+    page = report.document(report.value({"a": "Attention"}, verdicts), "1")
+    assert "| Attention | wrong | 1 of 2 elements differ | 1 |" in page
+    assert "### Attention" in page and "bfloat16" in page
+    assert "### Attention" not in report.document(report.value({"a": "Add"}, verdicts), "1")
 
 
 def test_wrong_number_of_outputs() -> None:

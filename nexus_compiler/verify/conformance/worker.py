@@ -33,7 +33,7 @@ class Verdict:
         verdict: "pass", "wrong", "unsupported" (refused, with a reason) or "crash" (anything else).
         reason: why it did not pass.
         seconds: how long it took.
-        frozen: the inputs that had to be made constants of the model.
+        frozen: the inputs that had to be made constants of the model, or whose elements counted.
     """
 
     verdict: str
@@ -83,7 +83,8 @@ def _ours(case: Case, options: Any) -> Verdict:
         return Verdict("crash", f"{type(error).__name__}: {error.message}", frozen=tuple(frozen))
     except Exception as error:  # whatever it is, the next case comes
         return Verdict("crash", _line(error), frozen=tuple(frozen))
-    return _judged(case, found, tuple(frozen))
+    settled = (v.name for v in case.model.graph.input if containers.is_container(v))
+    return _judged(case, found, (*frozen, *settled))
 
 
 def _run(case: Case, options: Any, frozen: dict[str, np.ndarray]) -> Sequence[Any]:
