@@ -56,7 +56,7 @@ def capture(
     Args:
         model: a file, or the model itself.
         shapes: for an input, its shape: an int fixes a symbolic dimension, a str renames it, None
-            keeps it.
+            keeps it; for a sequence, how many elements it has, for an optional (0,) or (1,).
         constants: for an input, its value: it is an input no more.
         name: what to call the model; by default the file's name.
 
