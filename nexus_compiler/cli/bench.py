@@ -34,6 +34,7 @@ from nexus_runtime.errors import UserError
     type=click.Path(path_type=Path),
     help="With --profile: write a roofline plot (SVG) to this file.",
 )
+@click.option("--memory", is_flag=True, help="Tell how much memory each takes, too (Linux).")
 @click.option("--rounds", type=click.IntRange(min=1), default=100, show_default=True)
 @options.inputs
 @options.TARGET
@@ -46,6 +47,7 @@ def bench(
     model: Path | None,
     by_kernel: bool,
     plot: Path | None,
+    memory: bool,
     rounds: int,
     given: tuple[str, ...],
     dims: tuple[str, ...],
@@ -60,6 +62,7 @@ def bench(
     time, GFLOP/s, GB/s and share of this machine's roofline of each kernel, which is measured once.
     """
     from nexus_compiler.verify import compare, inputs, reference, runner, timing
+    from nexus_compiler.verify import memory as footprint
 
     opened, function, arrays = open_with_inputs(
         artifact, given=given, dims=dims, seed=seed, fill=inputs.RANDOM
@@ -82,10 +85,10 @@ def bench(
         raise UserError("--plot draws what --profile measures: give both")
     own = runner.open_function(opened, function, target=target, num_threads=threads)
     contenders: dict[str, Callable[[], object]] = {"nexus": lambda: own(arrays)}
+    files = {"nexus": artifact}
     if against:
-        peer = reference.OnnxRuntime(
-            model or _find_source(opened, artifact), num_threads=threads or 0
-        )
+        files[against] = model or _find_source(opened, artifact)
+        peer = reference.OnnxRuntime(files[against], num_threads=threads or 0)
         contenders[against] = lambda: peer.run(arrays)
         if not all(one.passed for one in compare.compare(own(arrays), peer.run(arrays))):
             raise UserError(
@@ -93,10 +96,14 @@ def bench(
                 hint="`nexusc verify` shows by how much",
             )
     timings = timing.alternate(contenders, rounds=rounds, seed=seed)
-    _show(timings, as_json=as_json)
+    grown = {
+        name: footprint.measure(name, path, arrays, function=function.name, threads=threads or 0)
+        for name, path in (files.items() if memory else ())
+    }
+    _show(timings, grown, as_json=as_json)
 
 
-def _show(timings: list[Any], *, as_json: bool) -> None:
+def _show(timings: list[Any], grown: dict[str, Any], *, as_json: bool) -> None:
     own = timings[0]
     rows = [
         (
@@ -104,12 +111,15 @@ def _show(timings: list[Any], *, as_json: bool) -> None:
             console.seconds(one.median),
             console.seconds(one.p99),
             f"{one.median / own.median:.2f}x",
+            *map(console.size, msgspec.structs.astuple(grown[one.name]) if grown else ()),
         )
         for one in timings
     ]
-    head = ("", "median", "p99", "median over nexus")
+    more = ("memory, loaded", "more for calls") if grown else ()
+    head = ("", "median", "p99", "median over nexus", *more)
     value = {
         "timings": [msgspec.to_builtins(one) for one in timings],
+        "memory": {name: msgspec.to_builtins(one) for name, one in grown.items()},
         "ratio": timings[1].median / own.median if len(timings) > 1 else None,
     }
     console.emit(value, console.table(head, rows), as_json=as_json)
