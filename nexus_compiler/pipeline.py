@@ -19,7 +19,7 @@ from nexus_compiler.frontend import capture
 from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_compiler.ir.fingerprint import Fingerprint
 from nexus_compiler.passes import base, pipelines
-from nexus_compiler.passes.prepare_weights import INPUTS
+from nexus_compiler.passes.weights import INPUTS
 from nexus_compiler.store.local import LocalStore
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime.artifact import Artifact

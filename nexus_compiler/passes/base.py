@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from tvm import IRModule
+from tvm import IRModule, relax
 
 from nexus_compiler.ir import law
 
@@ -65,3 +65,8 @@ def run(module: IRModule, passes: Sequence[Pass], hooks: Sequence[Hook] = ()) ->
 def factors(passes: Sequence[Pass]) -> tuple[tuple[str, str], ...]:
     """The pass list as one named factor of a key."""
     return (("passes", " -> ".join(step.factor() for step in passes)),)
+
+
+def entries(module: IRModule) -> list[str]:
+    """The names of the Relax functions, which dead code elimination has to keep."""
+    return [v.name_hint for v, f in module.functions.items() if isinstance(f, relax.Function)]

@@ -9,7 +9,7 @@ from typing import ClassVar
 import tvm
 from tvm import IRModule, relax
 
-from nexus_compiler.passes.base import Pass
+from nexus_compiler.passes.base import Pass, entries
 
 _LOG = logging.getLogger(__name__)
 _SIZE_TWICE = "VarRemapGet(source) == nullptr"
@@ -36,7 +36,7 @@ class Fuse(Pass):
                         relax.transform.AnnotateTIROpPattern(),
                         relax.transform.FuseOps(),
                         relax.transform.FuseTIR(),
-                        relax.transform.DeadCodeElimination(_entries(module)),
+                        relax.transform.DeadCodeElimination(entries(module)),
                     ]
                 )(module)
             except tvm.error.InternalError as error:
@@ -45,7 +45,3 @@ class Fuse(Pass):
         # A kernel that takes a size as a number would join one that has it in a shape.
         _LOG.warning("kernels are not fused: TVM cannot fuse sizes that are numbers and shapes")
         return module
-
-
-def _entries(module: IRModule) -> list[str]:
-    return [v.name_hint for v, f in module.functions.items() if isinstance(f, relax.Function)]

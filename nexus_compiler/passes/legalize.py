@@ -11,6 +11,9 @@ from tvm import IRModule, relax, te, tirx, topi
 
 from nexus_compiler.passes.base import Pass
 
+Legalization = Callable[[relax.BlockBuilder, Any], Any]
+"""Emits the kernel of a call."""
+
 
 @dataclass(frozen=True)
 class Legalize(Pass):
@@ -22,27 +25,29 @@ class Legalize(Pass):
 
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite the module; equal calls share a kernel."""
-        kernels = {
+        return relax.transform.LegalizeOps(self.kernels(module))(module)
+
+    def kernels(self, module: IRModule) -> dict[str, Legalization]:
+        """The operators whose kernels are not TVM's."""
+        return {
             "relax.max": _extreme("relax.max", tirx.max, -1),
             "relax.min": _extreme("relax.min", tirx.min, 1),
             "relax.argmax": _place("relax.argmax", lambda a, b: a > b, -1),
             "relax.argmin": _place("relax.argmin", lambda a, b: a < b, 1),
             **{f"relax.nn.max_pool{rank}d": _largest_of_windows(rank) for rank in (1, 2, 3)},
         }
-        return relax.transform.LegalizeOps(kernels)(module)
 
 
 # TVM's own searches start from the largest finite number: of nothing but infinities they return
 # what is not there. These start from infinity.
-
-Legalization = Callable[[relax.BlockBuilder, Any], Any]
 
 
 def _is_float(call: Any) -> bool:
     return "float" in str(call.args[0].ty.dtype.dtype)
 
 
-def _default(name: str) -> Any:
+def default(name: str) -> Legalization:
+    """TVM's own legalization of the operator `name`."""
     return tvm.ir.Op.get(name).get_attr("FLegalize")
 
 
@@ -65,7 +70,7 @@ def _extreme(name: str, combine: Callable[..., Any], sign: int) -> Legalization:
 
     def legalize(builder: relax.BlockBuilder, call: Any) -> Any:
         if not _is_float(call):
-            return _default(name)(builder, call)
+            return default(name)(builder, call)
         return builder.call_te(kernel, call.args[0], call.attrs.axis, bool(call.attrs.keepdims))
 
     return legalize
@@ -94,7 +99,7 @@ def _place(name: str, better: Callable[[Any, Any], Any], sign: int) -> Legalizat
     def legalize(builder: relax.BlockBuilder, call: Any) -> Any:
         axis = call.attrs.axis
         if not _is_float(call) or axis is None:
-            return _default(name)(builder, call)
+            return default(name)(builder, call)
         return builder.call_te(kernel, call.args[0], [axis], bool(call.attrs.keepdims))
 
     return legalize
@@ -158,7 +163,7 @@ def _largest_of_windows(rank: int) -> Legalization:
             str(call.attrs.layout).startswith("NC") and call.attrs.layout == call.attrs.out_layout
         )
         if not _is_float(call) or not plain:
-            return _default(name)(builder, call)
+            return default(name)(builder, call)
         return builder.call_te(kernel, call.args[0], call.attrs, call.ty.shape.values)
 
     return legalize

@@ -17,21 +17,18 @@ from typing import ClassVar
 
 import tvm
 from tvm import IRModule, relax
-from tvm.ir import Op
 
 from nexus_compiler.passes.base import Pass
+from nexus_compiler.passes.weights import INPUTS, bindings_of, partition, weights_of
 
-INPUTS = "nexus.inputs"
-"""The attribute of a function that tells how many of its parameters are inputs; weights follow."""
 PREPARE, RUN = "__prepare", "__run"
 
 
 @dataclass(frozen=True)
 class PrepareWeights(Pass):
-    """Split every function that says how many inputs it has; stands before `legalize`."""
+    """Split every function that says how many inputs it has; stands anywhere."""
 
     name: ClassVar[str] = "prepare_weights"
-    leaves: ClassVar[str] = "captured"
 
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite the module; functions in which nothing follows from the weights stay whole."""
@@ -43,12 +40,11 @@ class PrepareWeights(Pass):
 
 
 def _split(module: IRModule, name: str, function: relax.Function) -> None:
-    blocks = function.body.blocks
-    if len(blocks) != 1 or not isinstance(blocks[0], relax.DataflowBlock):
-        return  # control flow: what it calls are functions of their own
-    count = int(function.attrs[INPUTS])
-    inputs, weights = list(function.params[:count]), list(function.params[count:])
-    early, late = _partition(list(blocks[0].bindings), weights)
+    bindings, weights = bindings_of(function), weights_of(function)
+    if bindings is None:
+        return
+    inputs = list(function.params[: len(function.params) - len(weights)])
+    early, late = partition(bindings, weights)
     prepared = _crossing(early, late)
     if not prepared:
         return
@@ -60,33 +56,6 @@ def _split(module: IRModule, name: str, function: relax.Function) -> None:
     params = [*inputs, *weights, *fresh]
     run = _add(module, name + RUN, _function(params, [*entry, *late], function.body.body))
     _call_both(module, name, function, (prepare, len(prepared)), run)
-
-
-def _partition(
-    bindings: list[relax.VarBinding], weights: list[relax.Var]
-) -> tuple[list[relax.VarBinding], list[relax.VarBinding]]:
-    """Bindings that follow from `weights` alone, and the others; the last is always among those."""
-    known = set(weights)
-    early: list[relax.VarBinding] = []
-    late: list[relax.VarBinding] = []
-    for binding in bindings[:-1]:
-        if _follows(binding, known):
-            known.add(binding.var)
-            early.append(binding)
-        else:
-            late.append(binding)
-    return early, [*late, bindings[-1]]
-
-
-def _follows(binding: relax.VarBinding, known: set[relax.Var]) -> bool:
-    value = binding.value
-    if not isinstance(value, relax.Call) or not isinstance(value.op, Op):
-        return False
-    variables = relax.analysis.free_vars(value)
-    if not len(variables) or not all(variable in known for variable in variables):
-        return False
-    # A size that the inputs decide is not known yet when weights are loaded.
-    return not len(relax.analysis.tir_vars_in_type(binding.var.ty))
 
 
 def _crossing(early: list[relax.VarBinding], late: list[relax.VarBinding]) -> list[relax.Var]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import tvm
 from tvm import IRModule, relax
 
-from nexus_compiler.passes.base import Pass
+from nexus_compiler.passes.base import Pass, entries
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,10 @@ class Simplify(Pass):
 
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite every Relax function."""
-        keep = [v.name_hint for v, f in module.functions.items() if isinstance(f, relax.Function)]
         return tvm.transform.Sequential(
             [
                 relax.transform.CanonicalizeBindings(),
                 relax.transform.EliminateCommonSubexpr(),
-                relax.transform.DeadCodeElimination(keep),
+                relax.transform.DeadCodeElimination(entries(module)),
             ]
         )(module)

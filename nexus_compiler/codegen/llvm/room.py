@@ -12,13 +12,15 @@ from tvm import IRModule
 
 from nexus_compiler.codegen.door import Plan, Requirement, Unit
 from nexus_compiler.codegen.llvm import emulate, link, lower, native
+from nexus_compiler.codegen.llvm.pack import LegalizePacked
 from nexus_compiler.codegen.llvm.schedule import Schedule
 from nexus_compiler.codegen.llvm.sort_scan import SortAndScan
 from nexus_compiler.passes.base import Pass
+from nexus_compiler.passes.channels_last import ChannelsLast
 from nexus_compiler.passes.fence import FenceSizes
 from nexus_compiler.passes.fuse import Fuse
-from nexus_compiler.passes.legalize import Legalize
 from nexus_compiler.passes.prepare_weights import PrepareWeights
+from nexus_compiler.passes.subpixel import SubPixel
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime.signature import FunctionSpec, Signature
 
@@ -46,17 +48,17 @@ class LlvmRoom:
         return [Requirement(f"linker {' or '.join(names)}", found, cure), *emulate.needs(target)]
 
     def pipeline(self, target: TargetSpec) -> Sequence[Pass]:
-        """Work done once, kernels, fewer kernels, fast kernels."""
+        """Layouts, kernels, what runs once at load, fewer kernels, fast kernels."""
+        vectors = {key: target.limits[key] for key in ("vector_bits", "vector_registers")}
         return (
-            PrepareWeights(),
+            SubPixel(),
+            ChannelsLast(),
             SortAndScan(),
-            Legalize(),
+            LegalizePacked(**vectors),
+            PrepareWeights(),
             FenceSizes(),
             Fuse(),
-            Schedule(
-                vector_bits=target.limits["vector_bits"],
-                vector_registers=target.limits["vector_registers"],
-            ),
+            Schedule(**vectors),
         )
 
     def cut(self, module: IRModule, signature: Signature, target: TargetSpec) -> Plan:

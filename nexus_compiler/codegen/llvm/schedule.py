@@ -7,14 +7,14 @@ from typing import ClassVar
 
 from tvm import IRModule, s_tir, tirx
 
-from nexus_compiler.codegen.llvm import work
-from nexus_compiler.codegen.llvm.schedules import chain, kernel, matmul, slide
+from nexus_compiler.codegen.llvm import vector_math, work
+from nexus_compiler.codegen.llvm.schedules import chain, kernel, matmul, slide, sweep
 from nexus_compiler.codegen.llvm.schedules.initialise import initialise
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.passes.base import Pass
 from nexus_runtime.work import NAIVE
 
-FAMILIES = (slide.schedule, matmul.schedule, chain.schedule)
+FAMILIES = (sweep.schedule, slide.schedule, matmul.schedule, chain.schedule)
 """In the order of asking; the first that knows the kernel's form wins."""
 
 
@@ -63,7 +63,8 @@ def schedule(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
 
 def _accounted(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
     """One kernel, scheduled, with what it has to do as attributes."""
-    return schedule(function, machine).with_attrs(work.measure(function))
+    finished = vector_math.expand(schedule(function, machine))
+    return finished.with_attrs(work.measure(function))
 
 
 def _is_closed(function: tirx.PrimFunc) -> bool:

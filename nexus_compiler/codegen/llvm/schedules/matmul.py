@@ -12,11 +12,11 @@ from typing import Any
 
 from tvm import tirx
 
-from nexus_compiler.codegen.llvm.schedules import build, kernel
+from nexus_compiler.codegen.llvm.schedules import build, kernel, spatial
 from nexus_compiler.codegen.llvm.schedules.kernel import Kernel
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.codegen.llvm.schedules.product import Product, recognise
-from nexus_compiler.codegen.llvm.schedules.tiles import cells, choose
+from nexus_compiler.codegen.llvm.schedules.tiles import cells, choose, pick_columns, pick_rows
 
 
 def schedule(kernel_: Kernel, machine: Machine) -> tirx.PrimFunc | None:
@@ -35,7 +35,12 @@ class _Writer:
         self._columns = build.product(build.extents(form.columns))
         self._dtype = str(form.stage.store.buffer.dtype)
         self._tiling = choose(
-            build.known(self._rows), build.known(self._columns), self._dtype, machine
+            build.known(self._rows),
+            build.known(self._columns),
+            self._dtype,
+            machine,
+            width=form.packed,
+            line=form.line,
         )
         self._packed: tirx.Buffer | None = None
         reach = kernel.variables(form.right)
@@ -43,11 +48,12 @@ class _Writer:
 
     def function(self, original: tirx.PrimFunc) -> tirx.PrimFunc:
         """The whole kernel."""
-        if self._form.ordered:
-            return build.function(original, self._tiles())
-        pack = self._pack()
-        body = build.sequence([pack, self._tiles()])
-        return build.function(original, body, [self._packed])
+        steps = [spatial.write(s, {}, self._machine, parallel=True) for s in self._form.before]
+        buffers = [stage.store.buffer for stage in self._form.before]
+        if not self._form.ordered:
+            steps.append(self._pack())
+            buffers.append(self._packed)
+        return build.function(original, build.sequence([*steps, self._tiles()]), buffers)
 
     def _pack(self) -> tirx.Stmt:
         """Copy the right operand to [outer, tile of columns, steps, column]; it is read often."""
@@ -77,63 +83,33 @@ class _Writer:
         return build.loop(build.product([*outer, count]), one, self._kind(), "pack")
 
     def _tiles(self) -> tirx.Stmt:
-        outer = build.extents(self._form.outer)
+        # All that reads one panel of the right operand comes before the next panel.
+        inner = [axis for axis in self._form.outer if axis not in self._packed_outer]
+        lead, follow = build.extents(self._packed_outer), build.extents(inner)
         down, across = (
             build.ceil(self._rows, self._tiling.rows),
             build.ceil(self._columns, self._tiling.columns),
         )
+        turns = [*lead, across, *follow, down]
 
         def one(flat: Any) -> tirx.Stmt:
-            *place, tile, row = build.unflatten(flat, [*outer, across, down])
-            values = build.bind(self._form.outer, place)
+            place = build.unflatten(flat, turns)
+            tile, row = place[len(lead)], place[-1]
+            values = build.bind(self._packed_outer, place) | build.bind(
+                inner, place[len(lead) + 1 :]
+            )
 
             def piece(column: Any, width: int) -> tirx.Stmt:
-                return self._pick_rows(
+                return pick_rows(
+                    self._rows,
+                    self._tiling,
                     row,
                     lambda first, height: self._tile(values, first, height, tile, column, width),
                 )
 
-            return self._pick_columns(tile, piece)
+            return pick_columns(self._columns, self._tiling, tile, piece)
 
-        many = build.product([*outer, across, down])
-        return build.loop(many, one, self._kind(), "tile")
-
-    def _pick_columns(self, tile: Any, write: Any) -> tirx.Stmt:
-        """A full tile, or what is left of the columns."""
-        full = self._tiling.columns
-        if isinstance(self._columns, int):
-            whole, rest = divmod(self._columns, full)
-            if not rest:
-                return write(0, full)
-            if not whole:
-                return write(0, rest)
-            return build.branch(tile < whole, write(0, full), write(0, rest))
-        rest = self._columns - tile * full
-        singles = build.loop(rest, lambda column: write(column, 1), name="column")
-        return build.branch(rest >= full, write(0, full), singles)
-
-    def _pick_rows(self, tile: Any, write: Any) -> tirx.Stmt:
-        """A full tile, or what is left of the rows; in halves where that is known at run time."""
-        full = self._tiling.rows
-        first = tile * full
-        if isinstance(self._rows, int):
-            whole, rest = divmod(self._rows, full)
-            if not rest:
-                return write(first, full)
-            if not whole:
-                return write(first, rest)
-            return build.branch(tile < whole, write(first, full), write(first, rest))
-        rest = self._rows - first
-        halves: list[tirx.Stmt] = []
-        part = full // 2
-        while part:
-            begin = first + tirx.floordiv(rest, 2 * part) * (2 * part)
-            takes = tirx.floormod(tirx.floordiv(rest, part), 2) == 1
-            halves.append(build.branch(takes, write(begin, part)))
-            part //= 2
-        if not halves:
-            return write(first, full)
-        return build.branch(rest >= full, write(first, full), build.sequence(halves))
+        return build.loop(build.product(turns), one, self._kind(), "tile")
 
     def _tile(
         self, values: dict[Any, Any], row: Any, height: int, tile: Any, column: Any, width: int
@@ -167,6 +143,9 @@ class _Writer:
 
     def _load(self, values: dict[Any, Any], tile: Any, column: Any) -> Any:
         form = self._form
+        if form.packed:
+            steps = [kernel.substitute(index, values) for index in form.right.indices[1:-1]]
+            return tirx.BufferLoad(form.right.source, [tile, *steps, column])
         if self._packed is None:
             at = build.split(form.columns, tile * self._tiling.columns + column)
             return kernel.substitute(form.right, values | at)

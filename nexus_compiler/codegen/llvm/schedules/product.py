@@ -12,7 +12,9 @@ from tvm.ir.expr import TensorLoad
 from nexus_compiler.codegen.llvm.schedules import build, kernel
 from nexus_compiler.codegen.llvm.schedules.kernel import Kernel, Stage
 from nexus_compiler.codegen.llvm.schedules.placement import Placement, place
+from nexus_compiler.codegen.llvm.schedules.spatial import joint
 
+_SHORT = 8  # rows that leave registers unused
 _REUSE = 4  # rows from which on it pays to copy the right operand into the order of the tiles
 
 
@@ -21,16 +23,25 @@ class Product:
     """A recognised kernel: out[outer, rows, columns] = epilogue(sum over steps of left * right).
 
     The left operand does not depend on the columns, the right one not on the rows. Several axes
-    that follow each other count as one. `ordered`: neighbouring columns are neighbours in memory.
+    that follow each other count as one, rows only where the left operand lies in their order.
+
+    Attributes:
+        before: elementwise stages that make an operand, pads for example.
+        ordered: neighbouring columns are neighbours in memory.
+        line: tiles are of whole lines of so many rows; 1: of any rows.
+        packed: columns of one tile, where the right operand is in tiles already; else 0.
     """
 
+    before: tuple[Stage, ...]
     placement: Placement
     left: Any
     right: Any
     outer: tuple[tirx.IterVar, ...]
     rows: tuple[tirx.IterVar, ...]
+    line: int
     columns: tuple[tirx.IterVar, ...]
     ordered: bool
+    packed: int
 
     @property
     def stage(self) -> Stage:
@@ -40,8 +51,8 @@ class Product:
 
 def recognise(kernel_: Kernel) -> Product | None:
     """Find operands and axes; None where the form is another, or there is nothing to gain."""
-    stages = kernel_.stages
-    if not 0 < len(stages) <= 2 or not stages[0].reduced:
+    before, stages = _split(kernel_.stages)
+    if not 0 < len(stages) <= 2:
         return None
     operands, placement = _operands(stages[0]), place(stages)
     if operands is None or placement is None or not placement.order:
@@ -56,13 +67,58 @@ def recognise(kernel_: Kernel) -> Product | None:
         return None
     rest = placement.order[: -len(columns)]
     rows = _tail(rest, lambda axis: axis.var in only_left)
+    rows, line = _lines(left, rows)
     rows = rows or tuple(axis for axis in rest if axis.var in only_left)[-1:]
     outer = tuple(axis for axis in rest if not any(axis is row for row in rows))
-    ordered = _ordered(right, columns)
+    packed = _packed(right, columns)
+    ordered = bool(packed) or _ordered(right, columns)
     count = build.known(build.product(build.extents(rows)))
     if not ordered and count is not None and count < _REUSE:
         return None
-    return Product(placement, left, right, outer, rows, columns, ordered)
+    return Product(before, placement, left, right, outer, rows, line, columns, ordered, packed)
+
+
+def _split(stages: Sequence[Stage]) -> tuple[tuple[Stage, ...], Sequence[Stage]]:
+    """The stages before the first reduction, and those from it on."""
+    place = next((i for i, stage in enumerate(stages) if stage.reduced), len(stages))
+    return tuple(stages[:place]), stages[place:]
+
+
+def _lines(left: Any, rows: Sequence[tirx.IterVar]) -> tuple[tuple[tirx.IterVar, ...], int]:
+    """Those of `rows` that count as one axis, and how many of them only stand together in a tile.
+
+    Windows jump at the end of a line of pixels. In tiles of whole lines the jumps are constants;
+    that is worth it where one line is too short to fill a tile.
+    """
+    found = _joined(left, rows)
+    size = build.known(build.product(build.extents(found)))
+    if len(found) == len(rows) or not size or size > _SHORT:
+        return found, 1
+    before = rows[-len(found) - 1]
+    return ((before, *found), size) if build.known(before.dom.extent) else (found, 1)
+
+
+def _joined(left: Any, rows: Sequence[tirx.IterVar]) -> tuple[tirx.IterVar, ...]:
+    """The longest tail of `rows` that `left` walks through as through one axis."""
+    found = tuple(rows[-1:])
+    for axis in reversed(rows[:-1]):
+        pairs = [(load.source, list(load.indices)) for load in kernel.loads(left)]
+        if not all(joint(buffer, indices, axis, found[0]) for buffer, indices in pairs):
+            break
+        found = (axis, *found)
+    return found
+
+
+def _packed(right: Any, columns: Sequence[tirx.IterVar]) -> int:
+    """The width of the tiles that `right` is in; 0 where it is in none."""
+    if not isinstance(right, TensorLoad) or len(columns) != 1 or len(right.indices) < 2:
+        return 0
+    width, own = build.known(right.source.shape[-1]), columns[0].var
+    first, *steps, last = right.indices
+    if not width or own in kernel.variables(steps):
+        return 0
+    tiled = kernel.same(first, tirx.floordiv(own, width))
+    return width if tiled and kernel.same(last, tirx.floormod(own, width)) else 0
 
 
 def _operands(stage: Stage) -> tuple[Any, Any] | None:

@@ -48,7 +48,7 @@ def merge(stage: Stage, axes: Axes) -> list[Axes]:
         if (
             last is not None
             and not {last.var, axis.var} & free
-            and all(_joint(buffer, indices, last, axis) for buffer, indices in accesses)
+            and all(joint(buffer, indices, last, axis) for buffer, indices in accesses)
         ):
             groups[-1].append(axis)
         else:
@@ -67,7 +67,7 @@ def _free_variables(value: Any) -> set[tirx.Var]:
     return found
 
 
-def _joint(buffer: Any, indices: list[Any], outer: tirx.IterVar, inner: tirx.IterVar) -> bool:
+def joint(buffer: Any, indices: list[Any], outer: tirx.IterVar, inner: tirx.IterVar) -> bool:
     """Whether `outer` and `inner` subscript neighbouring dimensions in full, or none."""
     at = {index: place for place, index in enumerate(indices) if isinstance(index, tirx.Var)}
     if (outer.var in at) != (inner.var in at):

@@ -15,6 +15,9 @@ from nexus_compiler.codegen.llvm.schedules.machine import Machine
 _LATENCY, _PER_CYCLE = 4, 2
 _UNKNOWN = 64  # rows to choose for where their number is not known
 
+Write = Callable[[Any, int], tirx.Stmt]
+"""Writes what begins at a row or column and is so many high or wide."""
+
 
 @dataclass(frozen=True)
 class Tiling:
@@ -30,16 +33,26 @@ class Tiling:
         return self.vectors * self.lanes
 
 
-def choose(rows: int | None, columns: int | None, dtype: str, machine: Machine) -> Tiling:
+def choose(
+    rows: int | None,
+    columns: int | None,
+    dtype: str,
+    machine: Machine,
+    *,
+    width: int = 0,
+    line: int = 1,
+) -> Tiling:
     """The tile of least cost in a model of the two execution ports; None means known at run time.
 
-    Then rows are a power of two, since what is left over is cut in halves.
+    Then rows are a power of two, since what is left over is cut in halves. A `width` other than 0
+    is that of the tiles in which the right operand lies already; rows are a multiple of `line`.
     """
     lanes = machine.lanes(dtype)
     best: tuple[float, Tiling] | None = None
-    for vectors in range(1, 9) if columns else (1,):
+    widths = (-(-width // lanes),) if width else range(1, 9) if columns else (1,)
+    for vectors in widths:
         most = (machine.vector_registers - 1 - vectors) // vectors
-        for height in _heights(rows, most):
+        for height in _heights(rows, most, line):
             tiling = Tiling(height, vectors, lanes)
             cost = _cost(rows or _UNKNOWN, columns or _UNKNOWN, tiling)
             if best is None or cost < best[0]:
@@ -47,10 +60,10 @@ def choose(rows: int | None, columns: int | None, dtype: str, machine: Machine) 
     return best[1] if best else Tiling(1, 1, lanes)
 
 
-def _heights(rows: int | None, most: int) -> list[int]:
+def _heights(rows: int | None, most: int, line: int) -> list[int]:
     if rows is None:
         return [height for height in (1, 2, 4, 8) if height <= most]
-    return list(range(1, min(most, rows) + 1))
+    return list(range(line, min(max(most, line), rows) + 1, line))
 
 
 def _cost(rows: int, columns: int, tiling: Tiling) -> float:
@@ -94,3 +107,42 @@ def cells(height: int, width: int, lanes: int, make: Callable[[Any, Any], tirx.S
         return build.sequence(vectors)
 
     return build.loop(height, line, "unroll", "row")
+
+
+def pick_columns(extent: Any, tiling: Tiling, tile: Any, write: Write) -> tirx.Stmt:
+    """A full tile, or what is left of the columns."""
+    full = tiling.columns
+    if isinstance(extent, int):
+        whole, rest = divmod(extent, full)
+        if not rest:
+            return write(0, full)
+        if not whole:
+            return write(0, rest)
+        return build.branch(tile < whole, write(0, full), write(0, rest))
+    rest = extent - tile * full
+    singles = build.loop(rest, lambda column: write(column, 1), name="column")
+    return build.branch(rest >= full, write(0, full), singles)
+
+
+def pick_rows(extent: Any, tiling: Tiling, tile: Any, write: Write) -> tirx.Stmt:
+    """A full tile, or what is left of the rows; in halves where that is known at run time."""
+    full = tiling.rows
+    first = tile * full
+    if isinstance(extent, int):
+        whole, rest = divmod(extent, full)
+        if not rest:
+            return write(first, full)
+        if not whole:
+            return write(first, rest)
+        return build.branch(tile < whole, write(first, full), write(first, rest))
+    rest = extent - first
+    halves: list[tirx.Stmt] = []
+    part = full // 2
+    while part:
+        begin = first + tirx.floordiv(rest, 2 * part) * (2 * part)
+        takes = tirx.floormod(tirx.floordiv(rest, part), 2) == 1
+        halves.append(build.branch(takes, write(begin, part)))
+        part //= 2
+    if not halves:
+        return write(first, full)
+    return build.branch(rest >= full, write(first, full), build.sequence(halves))

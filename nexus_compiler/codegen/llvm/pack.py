@@ -1,0 +1,151 @@
+"""Brings weights into the order in which the register tiles of a product read them.
+
+    w[steps, columns]    becomes    packed[column // width, steps, column % width]
+
+Packing is a kernel of its own, so that `prepare_weights` runs it once at load: the artifact keeps
+the weights as the model has them. After Goto & van de Geijn, "Anatomy of High-Performance Matrix
+Multiplication" (2008), whose B panels these are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tvm import IRModule, relax, te, tirx, topi
+
+from nexus_compiler.codegen.llvm.schedules import build, tiles
+from nexus_compiler.codegen.llvm.schedules.machine import Machine
+from nexus_compiler.passes.legalize import Legalization, Legalize, default
+from nexus_compiler.passes.weights import bindings_of, partition, weights_of
+
+_EPILOGUES_FUSE = {"op_pattern": 4}  # what TVM's fusion calls OutEWiseFusable
+_PACKED = ("float32",)
+
+
+@dataclass(frozen=True)
+class LegalizePacked(Legalize):
+    """Products whose second operand follows from weights are packed; the others are TVM's.
+
+    Stands behind `channels_last`, before `prepare_weights`.
+
+    Attributes:
+        vector_bits: bits of one vector register.
+        vector_registers: how many there are.
+    """
+
+    name: ClassVar[str] = "legalize_packed"
+
+    vector_bits: int = 256
+    vector_registers: int = 16
+
+    def kernels(self, module: IRModule) -> dict[str, Legalization]:
+        """Those of `Legalize`, and the packed products."""
+        known: set[relax.Var] = set()
+        for function in module.functions.values():
+            if isinstance(function, relax.Function) and (found := bindings_of(function)):
+                weights = weights_of(function)
+                known |= {*weights, *(binding.var for binding in partition(found, weights)[0])}
+        machine = Machine(self.vector_bits, self.vector_registers, 0)
+        packed = {name: _packed(name, machine, known) for name in _KERNELS}
+        return super().kernels(module) | packed
+
+
+def _packed(operator: str, machine: Machine, known: set[relax.Var]) -> Legalization:
+    def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        x, weight = call.args
+        if weight not in known or not _is_packable(operator, call):
+            return default(operator)(builder, call)
+        rows = build.known(build.product(list(call.ty.shape)[:-1]))
+        columns, dtype = int(weight.ty.shape[-1]), str(weight.ty.dtype)
+        width = tiles.choose(rows, columns, dtype, machine).columns
+        return builder.call_te(
+            _KERNELS[operator],
+            x,
+            builder.emit(builder.call_te(pack, weight, width)),
+            columns,
+            *_window(operator, call),
+            primfunc_name_hint=operator.rsplit(".", 1)[1],
+            primfunc_attrs=_EPILOGUES_FUSE,
+        )
+
+    return legalize
+
+
+def _is_packable(operator: str, call: relax.Call) -> bool:
+    x, weight = (argument.ty for argument in call.args)
+    kinds = {str(ty.dtype) for ty in (x, weight, call.ty)}
+    if len(kinds) > 1 or not kinds.issubset(_PACKED) or weight.shape is None or x.shape is None:
+        return False
+    if operator == "relax.matmul":
+        return weight.ndim == 2 and x.ndim >= 2
+    if operator == "relax.nn.conv2d":
+        attrs = call.attrs
+        return attrs.groups == 1 and (attrs.data_layout, attrs.kernel_layout) == ("NHWC", "HWIO")
+    return False
+
+
+def _window(operator: str, call: relax.Call) -> tuple[Any, ...]:
+    if operator == "relax.matmul":
+        return ()
+    return tuple([int(n) for n in call.attrs[key]] for key in ("strides", "padding", "dilation"))
+
+
+def pack(weight: te.Tensor, width: int) -> te.Tensor:
+    """[steps..., columns] as [columns / width, steps..., width]; zeros behind the last column."""
+    *steps, columns = weight.shape
+    count = -(-int(columns) // width)
+
+    def element(tile: Any, *rest: Any) -> Any:
+        column = tile * width + rest[-1]
+        value = weight(*rest[:-1], column)
+        if int(columns) % width == 0:
+            return value
+        return tirx.if_then_else(column < columns, value, tirx.const(0, weight.dtype))
+
+    return te.compute((count, *steps, width), element, name="packed")
+
+
+def matmul(x: te.Tensor, packed: te.Tensor, columns: int) -> te.Tensor:
+    """x[..., rows, steps] times packed weights."""
+    width = packed.shape[-1]
+    k = te.reduce_axis((0, x.shape[-1]), "k")
+
+    def element(*place: Any) -> Any:
+        *rows, column = place
+        right = packed(tirx.floordiv(column, width), k, tirx.floormod(column, width))
+        return te.sum(x(*rows, k) * right, axis=k)
+
+    return te.compute((*x.shape[:-1], columns), element, name="matmul")
+
+
+def convolution(
+    x: te.Tensor,
+    packed: te.Tensor,
+    columns: int,
+    strides: list[int],
+    padding: list[int],
+    dilation: list[int],
+) -> te.Tensor:
+    """x[n, y..., channels] with windows of packed weights [tile, y..., channels, column]."""
+    _, *window, channels, width = packed.shape
+    rank = len(window)
+    if any(padding):
+        x = topi.nn.pad(x, [0, *padding[:rank], 0], [0, *padding[rank:], 0], name="padded")
+    sizes = [
+        (extent - (size - 1) * d - 1) // s + 1
+        for extent, size, s, d in zip(x.shape[1:-1], window, strides, dilation)
+    ]
+    taps = [te.reduce_axis((0, size), f"r{i}") for i, size in enumerate(window)]
+    c = te.reduce_axis((0, channels), "c")
+
+    def element(n: Any, *place: Any) -> Any:
+        *pixel, column = place
+        seen = [p * s + t * d for p, s, t, d in zip(pixel, strides, taps, dilation)]
+        right = packed(tirx.floordiv(column, width), *taps, c, tirx.floormod(column, width))
+        return te.sum(x(n, *seen, c) * right, axis=[*taps, c])
+
+    return te.compute((x.shape[0], *sizes, columns), element, name="convolution")
+
+
+_KERNELS = {"relax.matmul": matmul, "relax.nn.conv2d": convolution}

@@ -1,0 +1,222 @@
+"""Windows over images whose channels are neighbours: pools and depthwise convolutions.
+
+A tile is some pixels of a line by some vectors of channels. Nothing is copied for the padding:
+tiles that lie within the image load without a look at its borders, the others look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tvm_ffi
+from tvm import tirx
+from tvm.ir import Op
+from tvm.ir.expr import Call
+
+from nexus_compiler.codegen.llvm.schedules import build, kernel, reduce
+from nexus_compiler.codegen.llvm.schedules.kernel import Kernel, Stage
+from nexus_compiler.codegen.llvm.schedules.machine import Machine
+from nexus_compiler.codegen.llvm.schedules.placement import Placement, place
+from nexus_compiler.codegen.llvm.schedules.tiles import (
+    Tiling,
+    cells,
+    choose,
+    pick_columns,
+    pick_rows,
+)
+
+_UNROLLED = 160  # updates of accumulators that one turn of the innermost loop may hold
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """out[outer, pixel, channel] = epilogue(reduction of `value`).
+
+    Attributes:
+        value: the reduced store's value, which looks at the borders.
+        guards: what must hold where an element lies within the image.
+    """
+
+    placement: Placement
+    value: Any
+    guards: tuple[Any, ...]
+    outer: tuple[tirx.IterVar, ...]
+    pixel: tirx.IterVar
+    channel: tirx.IterVar
+
+    @property
+    def stage(self) -> Stage:
+        """The reduction."""
+        return self.placement.stage
+
+
+def schedule(kernel_: Kernel, machine: Machine) -> tirx.PrimFunc | None:
+    """The kernel in tiles of pixels and channels; None where it is no such window."""
+    form = recognise(kernel_)
+    if form is None:
+        return None
+    return build.function(kernel_.function, _Writer(form, machine).tasks())
+
+
+def recognise(kernel_: Kernel) -> Sweep | None:
+    """Find pixels, channels and padding; None where the form is another."""
+    stages = kernel_.stages
+    pads = [stage for stage in stages[:1] if not stage.reduced]
+    stages = stages[len(pads) :]
+    if not 0 < len(stages) <= 2 or not stages[0].reduced or stages[0].init is None:
+        return None
+    stage, placement = stages[0], place(stages)
+    if placement is None or len(placement.order) < 2 or not reduce.is_window(stage):
+        return None
+    *outer, pixel, channel = placement.order
+    value = _inlined(stage.store.value, pads)
+    if build.known(channel.dom.extent) is None or not _in_lanes(stage, value, channel.var):
+        return None
+    guards = tuple(_guards(value))
+    if any(channel.var in kernel.variables(guard) for guard in guards):
+        return None
+    return Sweep(placement, value, guards, tuple(outer), pixel, channel)
+
+
+def _inlined(value: Any, pads: Sequence[Stage]) -> Any:
+    for pad in pads:
+        shape = pad.store.buffer.shape
+
+        def element(load: Any, pad: Stage = pad, shape: Any = shape) -> Any:
+            wide = [i for i, n in zip(load.indices, shape) if not kernel.is_const(n, 1)]
+            return kernel.substitute(pad.store.value, build.bind(pad.spatial, wide))
+
+        value = kernel.replace_loads(value, pad.store.buffer, element)
+    return value
+
+
+def _in_lanes(stage: Stage, value: Any, channel: tirx.Var) -> bool:
+    """Whether every operand lies in order along `channel`, or does not know of it."""
+    own = stage.store.buffer
+    found = [load for load in kernel.loads(value) if not load.source.same_as(own)]
+    inner = [load for load in found if channel in kernel.variables(list(load.indices))]
+    return bool(inner) and all(
+        channel.same_as(load.indices[-1])
+        and channel not in kernel.variables(list(load.indices[:-1]))
+        for load in inner
+    )
+
+
+def _guards(value: Any) -> list[Any]:
+    """The conditions of the choices in `value`."""
+    found: list[Any] = []
+
+    def visit(call: Call) -> None:
+        if _is_choice(call):
+            found.append(call.args[0])
+
+    tvm_ffi.structural_walk(value, (Call, visit))
+    return found
+
+
+def _is_choice(call: Call) -> bool:
+    return isinstance(call.op, Op) and call.op.name.endswith(".if_then_else")
+
+
+class _Writer:
+    def __init__(self, form: Sweep, machine: Machine) -> None:
+        self._form, self._machine = form, machine
+        self._dtype = str(form.stage.store.buffer.dtype)
+        self._rows = build.product([form.pixel.dom.extent])
+        self._columns = int(form.channel.dom.extent)
+        self._tiling: Tiling = choose(build.known(self._rows), self._columns, self._dtype, machine)
+        inside = (Call, lambda call: call.args[1] if _is_choice(call) else call)
+        self._unguarded = tvm_ffi.structural_map(form.value, inside)
+
+    def tasks(self) -> tirx.Stmt:
+        """Every tile of every line."""
+        form, tiling = self._form, self._tiling
+        down, across = (
+            build.ceil(self._rows, tiling.rows),
+            build.ceil(self._columns, tiling.columns),
+        )
+        turns = [*build.extents(form.outer), down, across]
+
+        def one(flat: Any) -> tirx.Stmt:
+            *place, row, tile = build.unflatten(flat, turns)
+            values = build.bind(form.outer, place)
+
+            def piece(column: Any, width: int) -> tirx.Stmt:
+                begin = tile * tiling.columns + column
+                return pick_rows(
+                    self._rows,
+                    tiling,
+                    row,
+                    lambda first, height: self._tile(values, first, height, begin, width),
+                )
+
+            return pick_columns(self._columns, tiling, tile, piece)
+
+        work = build.work(
+            [*build.extents(form.placement.order), *build.extents(form.stage.reduced)]
+        )
+        kind = "parallel" if work >= self._machine.parallel_work else "serial"
+        return build.loop(build.product(turns), one, kind, "tile")
+
+    def _tile(
+        self, values: dict[Any, Any], first: Any, height: int, begin: Any, width: int
+    ) -> tirx.Stmt:
+        """Reduce and store one tile; the quick way where it lies within the image."""
+        total = tirx.decl_buffer((height, width), self._dtype, "total", scope="local")
+        sums = self._reduce(values, first, height, begin, width, total, self._form.value)
+        if self._form.guards:
+            quick = self._reduce(values, first, height, begin, width, total, self._unguarded)
+            sums = build.branch(self._within(values, first, height), quick, sums)
+
+        def finish(i: Any, j: Any) -> tirx.Stmt:
+            own = values | {self._form.pixel.var: first + i, self._form.channel.var: begin + j}
+            return self._form.placement.finish(own, total[i, j])
+
+        lanes = self._tiling.lanes
+        return build.scope(
+            [total], build.sequence([sums, cells(height, width, lanes, finish)]), "tile"
+        )
+
+    def _reduce(
+        self,
+        values: dict[Any, Any],
+        first: Any,
+        height: int,
+        begin: Any,
+        width: int,
+        total: tirx.Buffer,
+        value: Any,
+    ) -> tirx.Stmt:
+        stage, lanes = self._form.stage, self._tiling.lanes
+
+        def update(at: list[Any], i: Any, j: Any) -> tirx.Stmt:
+            place = {self._form.pixel.var: first + i, self._form.channel.var: begin + j}
+            own = values | build.bind(stage.reduced, at) | place
+            new = kernel.replace_loads(value, stage.store.buffer, lambda _: total[i, j])
+            return tirx.BufferStore(total, kernel.substitute(new, own), [i, j])
+
+        def step(at: list[Any]) -> tirx.Stmt:
+            return cells(height, width, lanes, lambda i, j: update(at, i, j))
+
+        clear = cells(
+            height, width, lanes, lambda i, j: tirx.BufferStore(total, stage.init, [i, j])
+        )
+        *outer, inner = build.extents(stage.reduced)
+        vectors = height * -(-width // lanes)
+        unrolled = (build.known(inner) or _UNROLLED) * vectors <= _UNROLLED
+        kind = "unroll" if unrolled else "serial"
+        body = build.nest(
+            outer, lambda at: build.loop(inner, lambda k: step([*at, k]), kind, "tap")
+        )
+        return build.sequence([clear, body])
+
+    def _within(self, values: dict[Any, Any], first: Any, height: int) -> Any:
+        """Whether the whole window of a tile is in the image: its first and its last corner are."""
+        stage, pixel = self._form.stage, self._form.pixel.var
+        low = values | {pixel: first} | {axis.var: build.number(0) for axis in stage.reduced}
+        high = values | {pixel: first + (height - 1)}
+        high |= {axis.var: build.number(axis.dom.extent) - 1 for axis in stage.reduced}
+        corners = [kernel.substitute(g, at) for g in self._form.guards for at in (low, high)]
+        return tirx.all(*corners)

@@ -1,0 +1,78 @@
+"""Moves images to the order in which a pixel's channels are neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import tvm
+from tvm import IRModule, relax
+
+from nexus_compiler.passes.base import Pass, entries
+
+_LAYOUTS = {
+    "relax.nn.conv2d": ["NHWC", "HWIO"],
+    # TVM has no kernel for the other orders.
+    "relax.nn.conv2d_transpose": ["NCHW", "IOHW"],
+}
+
+_IMAGE = 4  # axes of a batch of images
+
+
+@dataclass(frozen=True)
+class ChannelsLast(Pass):
+    """Convolutions and what stands between them in NHWC order; transposes at the borders only.
+
+    A vector is then some channels of one pixel, for convolutions as for pools and sums, whatever
+    the image's size, and a convolution is a matrix product whose columns are output channels.
+    Blocked orders (NCHW16c) have the same inner loop, but want channels by the block.
+    """
+
+    name: ClassVar[str] = "channels_last"
+    leaves: ClassVar[str] = "captured"
+
+    def apply(self, module: IRModule) -> IRModule:
+        """Rewrite every Relax function that convolves."""
+        return tvm.transform.Sequential(
+            [
+                _same_ranks,
+                relax.transform.ConvertLayout(_LAYOUTS),
+                relax.transform.CanonicalizeBindings(),
+                relax.transform.EliminateCommonSubexpr(),
+                relax.transform.DeadCodeElimination(entries(module)),
+            ]
+        )(module)
+
+
+@relax.expr_functor.mutator
+class _SameRanks(relax.PyExprMutator):
+    """Gives the smaller operand of `x + b` leading axes of one: the orders of both are known then.
+
+    TVM leaves a whole chain as it is where it meets an operand of lower rank.
+    """
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        call = super().visit_call_(call)
+        if len(call.args) != 2 or not isinstance(call.op, tvm.ir.Op) or call.attrs is not None:
+            return call
+        ranks = [getattr(argument.ty, "ndim", -1) for argument in call.args]
+        if getattr(call.ty, "ndim", -1) != _IMAGE or max(ranks) != _IMAGE or min(ranks) < 1:
+            return call
+        if ranks[0] == ranks[1]:
+            return call
+        return relax.Call(call.op, [self._raised(argument) for argument in call.args])
+
+    def _raised(self, value: relax.Expr) -> relax.Expr:
+        missing = _IMAGE - value.ty.ndim
+        if not missing:
+            return value
+        return self.builder_.emit(relax.op.expand_dims(value, list(range(missing))))
+
+
+@tvm.transform.module_pass(opt_level=0, name="same_ranks")
+def _same_ranks(module: IRModule, _: tvm.transform.PassContext) -> IRModule:
+    updated = IRModule(dict(module.functions.items()), attrs=module.attrs)
+    for variable, function in module.functions.items():
+        if isinstance(function, relax.Function):
+            updated.update_func(variable, _SameRanks(updated).visit_expr(function))
+    return updated
