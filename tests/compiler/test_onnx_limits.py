@@ -109,11 +109,11 @@ def test_a_shape_that_depends_on_data_names_the_node_and_the_reason() -> None:
 
 
 def test_a_value_that_must_be_known_names_the_node_the_input_and_the_cure() -> None:
-    proto = graph([node("Resize", "x _ scales", "y", name="grow")], "y", {})
-    scales = helper.make_tensor_value_info("scales", onnx.TensorProto.FLOAT, [2])
-    proto.graph.input.append(scales)
+    proto = graph([node("CumSum", "x along", "y", name="running")], "y", {})
+    along = helper.make_tensor_value_info("along", onnx.TensorProto.INT64, [])
+    proto.graph.input.append(along)
     with pytest.raises(UnsupportedOperator) as caught:
         capture(proto)
-    assert "Resize node 'grow'" in caught.value.message
-    assert "'scales'" in caught.value.message
-    assert "--freeze scales=" in caught.value.hint
+    assert "CumSum node 'running'" in caught.value.message
+    assert "its input 1 ('along') must be a constant" in caught.value.message
+    assert "--freeze along=" in caught.value.hint
