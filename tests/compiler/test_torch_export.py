@@ -136,13 +136,65 @@ def test_unknown_operators_are_listed_together() -> None:
     assert "test_torch_export.py" in message
 
 
-def test_sizes_that_depend_on_data_are_refused() -> None:
-    class Masked(nn.Module):
-        def forward(self, x: Any) -> Any:
-            return x[x > 0]
+class Sized(nn.Module):
+    """Calculates with sizes, as each of the cases below says."""
 
-    with pytest.raises(CaptureError, match="nonzero|mask"):
-        nexus_compiler.capture(Masked(), (torch.randn(3),))
+    def __init__(self, calculate: Any) -> None:
+        super().__init__()
+        self.calculate = calculate
+
+    def forward(self, *args: Any) -> Any:
+        return self.calculate(*args)
+
+
+def put_rows(x: Any) -> Any:
+    chosen = x[:, 0] > 0
+    x = x.clone()
+    x[x < -1] = 5.0
+    x[chosen] = x[chosen] * 2
+    return x
+
+
+def first_rows(x: Any, count: Any) -> Any:
+    rows = count.item()
+    torch._check(rows >= 0)
+    torch._check(rows <= x.shape[0])
+    return x[:rows] * 2
+
+
+def running(x: Any) -> Any:
+    scan = torch._higher_order_ops.scan
+    return scan(lambda h, row: (h * 0.5 + row, h.sin()), x[0], x, dim=0)
+
+
+FROM_DATA = {
+    "nonzero": lambda x: torch.nonzero(x > 0),
+    "elements": lambda x: (x[x > 0], torch.masked_select(x, x < 0)),
+    "rows": lambda x: (x[(x > 0).any(1)], x[:, x[0] > 0], x[x[:, 0] > 9].sum(0)),
+    "put": put_rows,
+    "branches": lambda x: torch.cond(x.sum() > 0, torch.sin, torch.neg, (x,)),
+    "scan": running,
+}
+
+
+@pytest.mark.parametrize("name", FROM_DATA)
+def test_results_whose_size_or_way_depends_on_data(name: str) -> None:
+    torch.manual_seed(0)
+    model, args = Sized(FROM_DATA[name]), (torch.randn(4, 3),)
+    compare(model, nexus_compiler.capture(model, args), args, (-args[0],), tol=1e-6)
+
+
+def test_a_size_out_of_a_tensor_is_checked_in_each_run() -> None:
+    shapes = (({0: torch.export.Dim("rows")}, None),)
+    args = (torch.ones(4, 3), torch.tensor(2))
+    graph = nexus_compiler.capture(Sized(first_rows), args, dynamic_shapes=shapes)
+    module = nexus_runtime.load(nexus_compiler.compile(graph))
+    x = np.ones((5, 3), np.float32)
+    for count in (0, 5):
+        assert np.asarray(module(x, np.array(count))).shape == (count, 3)
+    for count in (6, -1):
+        with pytest.raises(Exception, match="match_cast error"):
+            module(x, np.array(count))
 
 
 def test_what_cannot_be_traced_is_an_error() -> None:
@@ -167,17 +219,6 @@ def test_a_program_that_is_exported_already() -> None:
     program = torch.export.export(nn.Linear(3, 2), (torch.ones(1, 3),))
     graph = nexus_compiler.capture(program)
     assert set(graph.params) == {"weight", "bias"}
-
-
-class Sized(nn.Module):
-    """Calculates with sizes, as each of the cases below says."""
-
-    def __init__(self, calculate: Any) -> None:
-        super().__init__()
-        self.calculate = calculate
-
-    def forward(self, *args: Any) -> Any:
-        return self.calculate(*args)
 
 
 def checked(x: Any) -> Any:

@@ -12,7 +12,6 @@ from torch_models import F, leaves, nn, torch
 import nexus_compiler
 import nexus_runtime
 
-
 # PyTorch's tracing warns of its own old interfaces, and of reductions that it is about to change.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -114,6 +114,8 @@ class _Capture:
         """The captured graph."""
         self._placeholders()
         importer, program = self._importer, self._program
+        # Before the graph: it makes sizes known that follow from data.
+        conditions = guards.of_program(program, importer.dims)
         function = importer.build(
             program.graph_module,
             self._given,
@@ -129,7 +131,6 @@ class _Capture:
             weights.append(TensorSpec(name, array.dtype.name, array.shape))
             self._arrays[name] = array
         names = tuple(spec.name for spec in weights)
-        conditions = guards.of_program(program, importer.dims)
         entry = FunctionSpec("main", tuple(inputs), tuple(specs), names, updates, conditions)
         signature = Signature((entry,), tuple(weights))
         return CapturedGraph(IRModule({"main": function}), signature, self._arrays, source)

@@ -129,6 +129,8 @@ class Importer:
         if node.op == "get_attr":
             return self._attribute(node)
         known = sizes.plain(node.meta.get("val"))
+        if registry.name_of(node.target) == "aten::_local_scalar_dense":
+            return self._translate(node)
         if isinstance(known, bool | int | float) or sizes.is_symbolic(known):
             return known  # arithmetic on sizes: PyTorch has done it
         if node.target is operator.getitem:
@@ -201,6 +203,11 @@ class Importer:
             # without end. PyTorch's guard on n has made sure that these are equal.
             return self._builder.emit(R.reshape(tensor, listed))
         return self._builder.match_cast(tensor, relax.TensorType(listed, dtype_of(tensor)))
+
+    def match_shape(self, shape: relax.Expr, dims: Sequence[Any]) -> None:
+        """Make known the sizes in `dims` that are not yet, and check all others, in every run."""
+        listed: Any = list(dims)
+        self._builder.match_cast(shape, relax.ShapeType(listed))
 
     # Values
     def value(self, argument: Any) -> Any:

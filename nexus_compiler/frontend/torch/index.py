@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import relax
 
-from nexus_compiler.frontend.torch import sizes
+from nexus_compiler.frontend.torch import counting, sizes
 from nexus_compiler.frontend.torch.node import Node, dtype_of
 from nexus_compiler.frontend.torch.registry import op
 from nexus_compiler.frontend.torch.sizes import Size
@@ -127,15 +127,9 @@ class Places:
 
     def __init__(self, node: Node, indices: Sequence[Any]) -> None:
         self.node = node
+        indices, shapes = _without_masks(node, indices)
         self.axes = [axis for axis, index in enumerate(indices) if index is not None]
-        metas = [one.meta["val"] for one in node.fx.args[1] if one is not None]  # type: ignore
-        if any(dtype_of(indices[axis]) == "bool" for axis in self.axes):
-            raise node.refuse(
-                "a mask as an index has a result whose size depends on data",
-                "use torch.where or masked_fill",
-            )
         own = node.shape_of("self")
-        shapes = [[sizes.plain(size) for size in meta.shape] for meta in metas]
         self.shape = _broadcast(shapes)
         rest = [axis for axis in range(len(own)) if axis not in self.axes]
         self.order = [*self.axes, *rest]
@@ -167,6 +161,57 @@ class Places:
         return [*kept, *range(count), *range(count + before, total)]
 
 
+def _without_masks(node: Node, indices: Sequence[Any]) -> tuple[list[Any], list[list[Size]]]:
+    """The index tensors with the places of masks instead of these, and the shapes of all."""
+    listed, shapes = list[Any](), list[list[Size]]()
+    for index, fx in zip(indices, node.fx.args[1]):  # type: ignore[arg-type]
+        if index is None:
+            listed.append(None)
+            continue
+        shape = [sizes.plain(size) for size in fx.meta["val"].shape]  # type: ignore[union-attr]
+        if dtype_of(index) not in {"bool", "uint8"}:
+            listed.append(index)
+            shapes.append(shape)
+            continue
+        count = _count(node)
+        listed += counting.places(node, index, shape, count)
+        shapes += [[count]] * len(shape)
+    return listed, shapes
+
+
+def _count(node: Node) -> Size:
+    """How many elements of a mask are set: the size of the result that no input has."""
+    found = [s for s in node.shape if sizes.is_symbolic(s) and s not in node.shape_of("self")]
+    if node.kind not in {"index", "_unsafe_index"} or not found:
+        raise node.refuse("its mask has a size that depends on data", "use torch.where")
+    return found[0]
+
+
+def _masked_put(node: Node) -> Any:
+    """x[mask] = values, without a size that depends on data; None where that is not the case."""
+    given, x = node["indices"], node["self"]
+    if len([one for one in given if one is not None]) != 1 or given[0] is None:
+        return None
+    mask = given[0]
+    if dtype_of(mask) != "bool":
+        return None
+    shape = [sizes.plain(s) for s in node.fx.args[1][0].meta["val"].shape]  # type: ignore
+    rest, values = node.shape[len(shape) :], node.tensor("values")
+    flags = node.reshape(mask, [*shape, *([1] * len(rest))])
+    own = node.shape_of("values")
+    if len(own) > len(rest) and own[0] != 1:  # one value for each place, in order
+        numbers = node.cast(node.reshape(mask, [sizes.product(shape)]), "int64")
+        running = node.emit(R.subtract(node.emit(R.cumsum(numbers, 0)), node.scalar(1, "int64")))
+        first = node.emit(R.maximum(running, node.scalar(0, "int64")))
+        wide = node.broadcast(values, [own[0], *rest])
+        values = node.reshape(node.emit(R.take(wide, first, 0, mode="clip")), [*shape, *rest])
+    elif len(own) > len(rest):
+        values = node.reshape(values, own[1:])
+    if node["accumulate"]:
+        values = node.emit(R.add(x, values))
+    return R.where(flags, values, x)
+
+
 def _broadcast(shapes: Sequence[Sequence[Size]]) -> list[Size]:
     rank = max(map(len, shapes))
     wide = [[1] * (rank - len(shape)) + list(shape) for shape in shapes]
@@ -185,6 +230,8 @@ def index(node: Node) -> Any:
 @op("index_put", "_unsafe_index_put")
 def index_put(node: Node) -> Any:
     """x[a, :, b] = values, or += with `accumulate`."""
+    if (masked := _masked_put(node)) is not None:
+        return masked
     places = Places(node, node["indices"])
     x, values = node["self"], node.tensor("values")
     order = places.result_order

@@ -154,6 +154,13 @@ def hypot(x: Any, y: Any) -> Any:
     return torch.where(torch.isinf(large), large, large * (1 + rate * rate).sqrt())
 
 
+def weight_norm_backward(grad: Any, v: Any, g: Any, norms: Any, dim: int) -> tuple[Any, Any]:
+    """The gradients of v and g, where the weight is v * g / norm(v) over all axes but `dim`."""
+    axes = [axis for axis in range(v.dim()) if axis != dim % v.dim()]
+    dots = (grad * v).sum(axes, keepdim=True)
+    return g / norms * (grad - v * (dots / (norms * norms))), dots / norms
+
+
 def add_products(x: Any, batch1: Any, batch2: Any, *, beta: float = 1, alpha: float = 1) -> Any:
     """`aten.addbmm`: the sum of all products of a stack, and x."""
     return beta * x + alpha * torch.bmm(batch1, batch2).sum(0)
@@ -163,6 +170,7 @@ _OWN: dict[Any, Callable[..., Any]] = {
     aten._cdist_backward.default: distances_backward,
     aten._cdist_forward.default: distances,
     aten._grouped_mm.default: grouped_mm,
+    aten._weight_norm_interface_backward.default: weight_norm_backward,
     aten.addbmm.default: add_products,
     aten.copysign.Tensor: copysign,
     aten.histc.default: histogram,

@@ -18,6 +18,7 @@ FAMILIES = (
     "attention",
     "border",
     "convolution",
+    "counting",
     "creation",
     "elementwise",
     "index",
@@ -55,6 +56,11 @@ def handlers() -> dict[str, Handler]:
     for family in FAMILIES:
         importlib.import_module(f"nexus_compiler.frontend.torch.{family}")
     return _HANDLERS
+
+
+def name_of(target: Any) -> str:
+    """An operator's name with its namespace, without its overload; "" for other targets."""
+    return str(getattr(getattr(target, "_schema", None), "name", ""))
 
 
 def find(target: Any) -> Handler | None:

@@ -76,20 +76,6 @@ def higher_order(target: Any) -> Callable[[Node], Any] | None:
     """The translation of an operator that calls a graph, or None."""
     if not isinstance(target, torch._ops.HigherOrderOperator):  # pyright: ignore[reportPrivateUsage]
         return None
-    return _HIGHER_ORDER.get(target.name())
+    from nexus_compiler.frontend.torch import control  # its handlers import this file's readers
 
-
-def _inline(arguments_from: int) -> Callable[[Node], Any]:
-    """A mode of PyTorch that matters no more once it has been traced: only the graph counts."""
-
-    def handler(node: Node) -> Any:
-        arguments = [node.importer.value(argument) for argument in node.fx.args]
-        return node.importer.inline(arguments[arguments_from - 1], arguments[arguments_from:])
-
-    return handler
-
-
-_HIGHER_ORDER: dict[str, Callable[[Node], Any]] = {
-    "wrap_with_set_grad_enabled": _inline(2),
-    "wrap_with_autocast": _inline(5),
-}
+    return control.HIGHER_ORDER.get(target.name())
