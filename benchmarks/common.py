@@ -206,6 +206,7 @@ def report(title: str, rows: list[Row], given: argparse.Namespace) -> None:
     machine = msgspec.to_builtins(roofline.load(given.threads), str_keys=True)
     if given.json:
         value = {"title": title, "threads": given.threads, "machine": machine}
+        value |= {"cores": os.cpu_count(), "load": os.getloadavg()[-1]}
         print(json.dumps({**value, "rows": [vars(row) for row in rows]}))
         return
     peers = list(dict.fromkeys(name for row in rows for name in (*row.peers_ms, *row.errors)))

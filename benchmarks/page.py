@@ -31,10 +31,19 @@ def section(told: dict[str, Any], image: str) -> str:
     lines = [
         f"## {told['title'].capitalize()}, {told['threads']} thread(s)",
         f"{machine['machine']}: {rates}, {slowest:.0f} GB/s from memory, measured.",
+        *_busy(told),
         f"![ratios]({image})",
         f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}",
     ]
     return "\n\n".join(lines) + "\n" + "\n".join(map(_row, told["rows"])) + "\n"
+
+
+def _busy(told: dict[str, Any]) -> list[str]:
+    """A warning where others were at work: the benchmark itself is a load of its threads."""
+    if told["load"] < told["threads"] + 0.5:
+        return []
+    said = f"load average {told['load']:.1f} on {told['cores']} cores"
+    return [f"**The machine was busy with other work ({said}): times are too long, ratios rough.**"]
 
 
 def _row(row: dict[str, Any]) -> str:
