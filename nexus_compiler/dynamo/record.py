@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch._dynamo import utils
+
+from nexus_compiler.dynamo import conditions
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,15 @@ class Frame:
         guards: what Dynamo will check before it uses the result again.
         reason: why an earlier result did not fit ("" the first time): the guard that failed.
         failure: why Dynamo gave up on it, or "".
+        conditions: those guards as text that are about sizes, dtypes and values; the rest asks
+            whether objects are still the same.
     """
 
     function: str
     guards: int
     reason: str
     failure: str
+    conditions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,7 @@ class Report:
             why = f", again because {frame.reason}" if frame.reason else ""
             failed = f", failed: {frame.failure}" if frame.failure else ""
             lines.append(f"  {frame.function}: {frame.guards} guards{why}{failed}")
+            lines += [f"    {text}" for text in frame.conditions]
         lines += [f"  graph break ({count} times): {why}" for why, count in self.breaks.items()]
         return "\n".join(lines)
 
@@ -137,25 +144,33 @@ def reset() -> None:
 
 def report() -> Report:
     """What was compiled in this process since the start, or since `reset`."""
-    frames = tuple(
-        _frame(one)
+    found = [
+        one
         for one in utils.get_compilation_metrics()
         if one.co_name and one.is_forward is not False
-    )
+    ]
+    frames = tuple(_frames(found))[::-1]
     counters = utils.counters
-    found: collections.Counter[str] = collections.Counter()
+    reasons: collections.Counter[str] = collections.Counter()
     for kind in ("graph_break", "unimplemented"):  # one or the other, by the cause of the break
         for reason, count in counters[kind].items():
-            found[str(reason).strip().splitlines()[0]] += int(count)
-    breaks = dict(found)
-    return Report(tuple(_RECORD.graphs), frames, breaks)
+            reasons[str(reason).strip().splitlines()[0]] += int(count)
+    return Report(tuple(_RECORD.graphs), frames, dict(reasons))
 
 
-def _frame(metrics: Any) -> Frame:
-    place = f"{metrics.co_name} ({metrics.co_filename}:{metrics.co_firstlineno})"
-    return Frame(
-        place, metrics.guard_count or 0, metrics.recompile_reason or "", metrics.fail_reason or ""
-    )
+def _frames(metrics: Sequence[Any]) -> Iterator[Frame]:
+    known = conditions.listed()
+    for one in reversed(metrics):
+        key = (one.co_name, one.co_filename, one.co_firstlineno)
+        # Of a function's results the last ones are still there; a failure left none.
+        texts = known[key].pop() if not one.fail_reason and known.get(key) else ()
+        yield Frame(
+            f"{one.co_name} ({one.co_filename}:{one.co_firstlineno})",
+            one.guard_count or 0,
+            one.recompile_reason or "",
+            one.fail_reason or "",
+            texts,
+        )
 
 
 def _operators(module: torch.fx.GraphModule) -> dict[str, int]:

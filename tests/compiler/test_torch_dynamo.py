@@ -72,6 +72,9 @@ def test_inference_with_other_sizes(name: str) -> None:
     assert len(told.recompiles) == 1
     assert "size mismatch" in told.recompiles[0].reason
     assert "recompiles" in str(told)
+    sizes = [text for text in told.frames[-1].conditions if ".size()[" in text]
+    assert sizes, "the second graph is for every size that is not 0 or 1"
+    assert sizes[0] in str(told)
 
 
 def test_objects_are_reused() -> None:
