@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "training": {"frontend", "passes"},
     "targets": set(),
     "codegen": {"ir", "store", "passes", "targets", "frontend"},
-    "verify": {"targets", "codegen", "pipeline", "store"},
+    "verify": {"targets", "codegen", "frontend", "pipeline", "store"},
     "profile": {"targets", "codegen"},
     "pipeline": {"targets", "codegen", "frontend", "ir", "passes", "store"},
     "cli": {"targets", "codegen", "pipeline", "profile", "verify"},

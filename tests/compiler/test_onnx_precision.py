@@ -50,9 +50,9 @@ def test_convolutions(rank: int, groups: int) -> None:
 
 def test_transposed_convolution() -> None:
     x, weight = half(1, 256, 5, 5), half(256, 3, 3, 3, seed=1)
-    exactly(
-        run("ConvTranspose", x, weight), functional.conv_transpose2d(*doubles(x, weight)).numpy()
-    )
+    wide, wide_weight = doubles(x, weight)
+    wanted = functional.conv_transpose2d(wide, wide_weight).numpy()
+    exactly(run("ConvTranspose", x, weight), wanted)
 
 
 @pytest.mark.parametrize("op", ["ReduceMean", "ReduceSum", "ReduceL2", "GlobalAveragePool"])
@@ -67,3 +67,12 @@ def test_reductions(op: str) -> None:
     }
     options: dict[str, Any] = {} if op == "GlobalAveragePool" else {"axes": [2, 3], "opset": 12}
     exactly(run(op, x, **options), wanted[op])
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize("opset", [11, 18])
+def test_softmax(op: str, opset: int) -> None:
+    x = half(2, 3000)
+    powers = np.exp(x.astype("float64"))
+    wanted = powers / powers.sum(1, keepdims=True)
+    exactly(run(op, x, opset=opset, axis=1), np.log(wanted) if op == "LogSoftmax" else wanted)

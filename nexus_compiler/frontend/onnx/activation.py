@@ -7,6 +7,7 @@ import numpy as np
 from nexus_compiler.frontend.onnx import randomness
 from nexus_compiler.frontend.onnx.broadcast import align
 from nexus_compiler.frontend.onnx.node import Node
+from nexus_compiler.frontend.onnx.precision import summed
 from nexus_compiler.frontend.onnx.registry import op
 from nexus_compiler.frontend.onnx.values import Host, R, Value, host
 
@@ -121,11 +122,11 @@ def softmax(node: Node) -> Value:
     rank = node.rank(x)
     axis = node.axis(rank)
     if node.opset >= 13 or axis == rank - 1:
-        return make(x, axis)
+        return summed(node, lambda x: make(x, axis), x)
     shape = node.shape(x)
     sizes = node.sizes
     flat = node.emit(R.reshape(x, [sizes.product(shape[:axis]), sizes.product(shape[axis:])]))
-    return R.reshape(make(flat, 1), shape)
+    return R.reshape(summed(node, lambda x: make(x, 1), flat), shape)
 
 
 @op("Dropout")

@@ -86,7 +86,8 @@ def _tvm(model: Any, inputs: Mapping[str, Any]) -> Outputs:
     from tvm.relax.frontend.onnx import from_onnx
 
     module = relax.transform.DecomposeOpsForInference()(from_onnx(model))
-    machine = relax.VirtualMachine(relax.build(module, "llvm"), tvm.cpu())
+    target = tvm.target.Target.from_device(tvm.cpu())
+    machine = relax.VirtualMachine(relax.build(module, target), tvm.cpu())
     tensors = [_tensor(inputs[value.name]) for value in model.graph.input]
     found = machine["main"](*tensors)
     return [_array(found)] if len(model.graph.output) == 1 else [_array(item) for item in found]
