@@ -12,7 +12,7 @@ from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.registry import late
 from nexus_compiler.frontend.onnx.resize import filter_of, named_axes
 from nexus_compiler.frontend.onnx.sizes import Size
-from nexus_compiler.frontend.onnx.values import R, Value
+from nexus_compiler.frontend.onnx.values import Host, R, Value
 
 _PLACES = {"half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"}
 
@@ -51,8 +51,9 @@ def resize(node: Node) -> Value:
         or how.antialias
         or policy != "stretch"
     ):
+        open_ = (i for i in (3, 2, 1) if node.has(i) and not isinstance(node.value(i), Host))
         raise node.unknown(
-            3 if by_size else 2,
+            next(open_, 1),
             f"must be a constant with mode '{how.mode}', coordinates '{how.coordinates}', "
             f"antialias {how.antialias} and keep_aspect_ratio_policy '{policy}'",
         )

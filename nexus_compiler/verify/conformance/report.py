@@ -12,12 +12,13 @@ VERDICTS = ("pass", "wrong", "unsupported", "crash")
 
 _NOTES = {
     "Attention": "All of these are in 16 bits. The rtol of 1e-3 asks for equal bits of bfloat16, "
-    "whose steps are 2^-8 to 2^-7 of a number, and allows one step of float16. What a case expects "
-    "comes from NumPy, whose sums of such numbers are rounded after additions. Ours are rounded between "
-    "the operators of ONNX's definition, as it says, but summed in float32, and come out nearer to the truth: in "
-    "test_attention_4d_causal_bf16 the mean distance to the result in float64 is 5.1e-4, that of "
-    "what is expected 8.9e-4; and the result in float64, rounded once, itself fails in 48 of the "
-    "192 elements. So these cases do not pass, and are not made to."
+    "whose steps are 2^-8 to 2^-7 of a number, and allows one step of float16. What a case "
+    "expects comes from NumPy, whose sums of such numbers are rounded after additions. Ours are "
+    "rounded between the operators of ONNX's definition, as it says, but summed in float32, and "
+    "come out nearer to the truth: in test_attention_4d_causal_bf16 the mean distance to the "
+    "result in float64 is 5.1e-4, that of what is expected 8.9e-4; and the result in float64, "
+    "rounded once, itself fails in 48 of the 192 elements. So these cases do not pass, and are "
+    "not made to."
 }
 """Why results of an operator differ and stay so."""
 
