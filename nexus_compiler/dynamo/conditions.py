@@ -46,5 +46,5 @@ def _texts(tree: str) -> Iterator[str]:
         match = _LINE.search(line)
         if match is None or match["kind"] in _PLUMBING or "Manager" in match["kind"]:
             continue
-        if "[" in match["text"] and not match["text"].startswith("source="):
+        if "[" in match["text"] and not match["text"].startswith(("source=", "hasattr(")):
             yield match["text"].strip()

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import pytest
-from torch_models import MODELS, Encoder, chosen, eager, leaves, nn, resnet, torch
+from torch_models import MODELS, Encoder, eager, leaves, nn, resnet, torch
 
 import nexus_compiler
 import nexus_runtime
 from nexus_compiler import CapturedGraph
+from nexus_compiler.frontend.torch.values import as_array
 from nexus_runtime.errors import CaptureError, InputError, UnsupportedOperator
-
-QUICK = {"mlp", "unet", "gru", "encoder", "decoder", "moe", "graph", "mamba"}
 
 
 def run(graph: CapturedGraph, args: tuple[Any, ...], **more: Any) -> dict[str, np.ndarray]:
@@ -36,7 +36,7 @@ def compare(model: Any, graph: CapturedGraph, *batches: tuple[Any, ...], tol: fl
             np.testing.assert_allclose(ours, np.asarray(theirs), rtol=tol, atol=tol)
 
 
-@pytest.mark.parametrize("name", chosen(MODELS, QUICK))
+@pytest.mark.parametrize("name", list(MODELS))
 def test_inference(name: str) -> None:
     torch.manual_seed(0)
     case = MODELS[name]
@@ -253,3 +253,47 @@ def test_what_was_assumed_of_sizes_is_checked_at_each_call(name: str) -> None:
     for rows in bad:
         with pytest.raises(InputError, match=rf"is {rows[0]} long on axis 0 .* needs "):
             module(*(np.zeros((count, 3), np.float32) for count in rows))
+
+
+def test_tied_parameters_are_one() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.head = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
+            self.head.weight = self.words.weight
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.words(x))
+
+    model, args = Tied(), (torch.tensor([[1, 2], [3, 8]]),)
+    graph = nexus_compiler.capture(model, args)
+    assert list(graph.params) == ["words.weight"]
+    compare(model, graph, args, tol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "tol"), [("float16", 2e-3), ("bfloat16", 2e-2)])
+def test_narrow_floats_and_autocast(dtype: str, tol: float) -> None:
+    torch.manual_seed(0)
+    kind = getattr(torch, dtype)
+    model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 3))
+
+    class Cast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = model
+
+        def forward(self, x: Any) -> Any:
+            with torch.autocast("cpu", dtype=kind):
+                return self.inside(x)
+
+    x = torch.randn(4, 6)
+    for network, given in ((Cast(), x), (copy.deepcopy(model).to(kind), x.to(kind))):
+        graph = nexus_compiler.capture(network, (given,))
+        assert graph.signature.functions[0].outputs[0].dtype == dtype
+        (found,) = (
+            nexus_runtime.load(nexus_compiler.compile(graph))
+            .run("main", {graph.signature.functions[0].inputs[0].name: as_array(given)})
+            .values()
+        )
+        wanted = network(given).detach().float()
+        np.testing.assert_allclose(found.astype(np.float32), wanted, rtol=tol, atol=tol)

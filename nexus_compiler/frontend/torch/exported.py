@@ -108,6 +108,7 @@ class _Capture:
         self._weights: list[tuple[relax.Var, TensorSpec]] = []
         self._given: dict[torch.fx.Node, Any] = {}
         self._arrays: dict[str, np.ndarray] = {}
+        self._tied: dict[Any, str] = {}
         naming.name_dimensions(program, dynamic_shapes, self._importer.dims)
 
     def graph(self, source: Source) -> CapturedGraph:
@@ -150,7 +151,7 @@ class _Capture:
                 self._user_input(node, names[node.name])
         for node, spec in described:
             if spec.kind in {InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR}:
-                self._weight(node, spec.target)
+                self._weight(node, spec.target, tied=spec.kind == InputKind.PARAMETER)
             elif spec.kind != InputKind.USER_INPUT:
                 raise CaptureError(f"input '{node.name}' is a {spec.kind.name.lower()}")
 
@@ -168,10 +169,14 @@ class _Capture:
                 hint="pass it as a tensor, or take it out of dynamic_shapes",
             )
 
-    def _weight(self, node: torch.fx.Node, target: str) -> None:
+    def _weight(self, node: torch.fx.Node, target: str, *, tied: bool) -> None:
         value = self._program.state_dict.get(target)
         if value is None:
             value = self._program.constants[target]
+        if tied and value.numel():
+            # One parameter under two names stays one: under the first.
+            place = (value.data_ptr(), value.dtype, value.shape, value.stride())
+            target = self._tied.setdefault(place, target)
         if target in self._arrays:
             self._given[node] = next(v for v, s in self._weights if s.name == target)
             return

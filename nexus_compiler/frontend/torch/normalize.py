@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from tvm import relax
@@ -9,12 +10,41 @@ from tvm import relax
 from nexus_compiler.frontend.torch import sizes
 from nexus_compiler.frontend.torch.node import Node, dtype_of
 from nexus_compiler.frontend.torch.reduce import variance
-from nexus_compiler.frontend.torch.registry import op
+from nexus_compiler.frontend.torch.registry import Handler, op
 from nexus_compiler.frontend.torch.sizes import Size
-from nexus_compiler.frontend.torch.values import R
+from nexus_compiler.frontend.torch.values import R, dtype_name
+
+
+class _Wide(Node):
+    """A node whose tensors are all float32."""
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        return self.cast(value, "float32") if isinstance(value, relax.Expr) else value
+
+
+def _in_one_dtype(handler: Handler) -> Handler:
+    """Decorator: calculates in float32 where dtypes differ, as under autocast, or are bfloat16."""
+
+    @functools.wraps(handler)
+    def translate(node: Node) -> Any:
+        names = [n for n in ("input", "weight", "bias", "running_mean", "running_var") if n in node]
+        kinds = {dtype_of(node[name]) for name in names}
+        if len(kinds) == 1 and kinds != {"bfloat16"}:  # of which TVM has no kernels
+            return handler(node)
+        found = handler(_Wide(node.fx, node.importer))
+        if not isinstance(found, list):
+            return node.cast(node.emit(found), node.dtype)
+        return [
+            None if one is None else node.cast(node.emit(one), dtype_name(fake.dtype))
+            for one, fake in zip(found, node.out)
+        ]
+
+    return translate
 
 
 @op("layer_norm", "native_layer_norm")
+@_in_one_dtype
 def layer_norm(node: Node) -> Any:
     """Over the last axes; the native form also returns mean and 1/deviation."""
     x = node["input"]
@@ -54,6 +84,7 @@ def _statistics(node: Node, mean: Any, inverse: Any) -> list[Any]:
 
 
 @op("rms_norm")
+@_in_one_dtype
 def rms_norm(node: Node) -> Any:
     """Scaling by the root of the mean square of the last axes."""
     x, inner = node["input"], node["normalized_shape"]
@@ -66,6 +97,7 @@ def rms_norm(node: Node) -> Any:
 
 
 @op("native_group_norm")
+@_in_one_dtype
 def group_norm(node: Node) -> list[Any]:
     """Over groups of channels and all pixels; also mean and 1/deviation."""
     x = node["input"]
@@ -89,6 +121,7 @@ def _affine(node: Node, value: Any, channels: Size) -> Any:
 
 
 @op("_native_batch_norm_legit_no_training")
+@_in_one_dtype
 def batch_norm(node: Node) -> list[Any]:
     """With the stored statistics."""
     return [_with_stored_statistics(node, node["eps"]), None, None]
@@ -112,6 +145,7 @@ def _with_stored_statistics(node: Node, epsilon: float) -> relax.Expr:
     "native_batch_norm",
     "_batch_norm_with_update_functional",
 )
+@_in_one_dtype
 def batch_norm_training(node: Node) -> list[Any]:
     """With the statistics of the batch; also these, and the stored ones moved towards them."""
     if not node.get("training", True):
