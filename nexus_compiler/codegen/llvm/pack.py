@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import tvm
 from tvm import IRModule, relax, te, tirx, topi
 
 from nexus_compiler.codegen.llvm.schedules import build, tiles
@@ -58,7 +59,7 @@ def _packed(operator: str, machine: Machine, known: set[relax.Var]) -> Legalizat
             return default(operator)(builder, call)
         rows = build.known(build.product(list(call.ty.shape)[:-1]))
         columns, dtype = int(weight.ty.shape[-1]), str(weight.ty.dtype)
-        width = tiles.choose(rows, columns, dtype, machine).columns
+        width = tiles.choose(rows, columns, dtype, machine, pitch=_pitch(operator, call)).columns
         return builder.call_te(
             _KERNELS[operator],
             x,
@@ -83,6 +84,13 @@ def _is_packable(operator: str, call: relax.Call) -> bool:
         attrs = call.attrs
         return attrs.groups == 1 and (attrs.data_layout, attrs.kernel_layout) == ("NHWC", "HWIO")
     return False
+
+
+def _pitch(operator: str, call: relax.Call) -> int:
+    """Bytes from one row of tiles to the next, as `Product.pitch`."""
+    stride = 1 if operator == "relax.matmul" else int(call.attrs.strides[-1])
+    size = build.known(call.args[0].ty.shape[-1]) or 0
+    return stride * size * (tvm.DataType(str(call.args[0].ty.dtype)).bits // 8)
 
 
 def _window(operator: str, call: relax.Call) -> tuple[Any, ...]:

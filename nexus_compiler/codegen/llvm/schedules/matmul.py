@@ -41,6 +41,7 @@ class _Writer:
             machine,
             width=form.packed,
             line=form.line,
+            pitch=form.pitch,
         )
         self._packed: tirx.Buffer | None = None
         reach = kernel.variables(form.right)
@@ -115,11 +116,13 @@ class _Writer:
         self, values: dict[Any, Any], row: Any, height: int, tile: Any, column: Any, width: int
     ) -> tirx.Stmt:
         """Clear, sum up and store one tile."""
-        form = self._form
-        total = tirx.decl_buffer((height, width), self._dtype, "total", scope="local")
+        form, lanes = self._form, self._tiling.lanes
+        # Packed tiles go on with zeros: a whole vector costs less than its halves.
+        wide = -(-width // lanes) * lanes if form.packed else width
+        total = tirx.decl_buffer((height, wide), self._dtype, "total", scope="local")
 
         def each(make: Any) -> tirx.Stmt:
-            return cells(height, width, self._tiling.lanes, make)
+            return cells(height, wide, lanes, make)
 
         def clear(i: Any, j: Any) -> tirx.Stmt:
             return tirx.BufferStore(total, form.stage.init, [i, j])
@@ -138,7 +141,8 @@ class _Writer:
             at = build.split(form.columns, tile * self._tiling.columns + column + j)
             return form.placement.finish(values | build.split(form.rows, row + i) | at, total[i, j])
 
-        body = [each(clear), build.nest(build.extents(self._steps), step), each(finish)]
+        store = cells(height, width, lanes, finish)
+        body = [each(clear), build.nest(build.extents(self._steps), step), store]
         return build.scope([total], build.sequence(body), "tile")
 
     def _load(self, values: dict[Any, Any], tile: Any, column: Any) -> Any:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import tvm
 from tvm import tirx
 from tvm.ir.expr import TensorLoad
+from tvm.sym import Analyzer
 
 from nexus_compiler.codegen.llvm.schedules import build, kernel
 from nexus_compiler.codegen.llvm.schedules.kernel import Kernel, Stage
@@ -47,6 +49,22 @@ class Product:
     def stage(self) -> Stage:
         """The sum."""
         return self.placement.stage
+
+    @property
+    def pitch(self) -> int:
+        """Bytes from one row of the left operand to the next; 0 where that is not one number."""
+        if not isinstance(self.left, TensorLoad) or not self.rows:
+            return 0
+        place: Any = build.number(0)
+        for index, size in zip(self.left.indices, self.left.source.shape):
+            place = place * size + index
+        row = self.rows[-1].var
+        step = kernel.substitute(place, {row: row + 1}) - place
+        return (build.known(Analyzer().simplify(step)) or 0) * _bytes(self.left)
+
+
+def _bytes(value: Any) -> int:
+    return tvm.DataType(str(value.ty)).bits // 8
 
 
 def recognise(kernel_: Kernel) -> Product | None:
