@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nexus_runtime import host, tensors
+from nexus_runtime import host
 from nexus_runtime.artifact import Artifact
+from nexus_runtime.calls import CallPlan
 from nexus_runtime.errors import DeviceError, InputError
 from nexus_runtime.executors.base import CallTime, open_module
 from nexus_runtime.manifest import Manifest
@@ -54,6 +56,7 @@ class Module:
         functions = self.manifest.signature.functions
         self._executor.keep({f.name: [weights[name] for name in f.parameters] for f in functions})
         self.parameters = {name: _read_only(array) for name, array in weights.items()}
+        self._plans = {f.name: CallPlan(f) for f in functions}
 
     def __call__(self, *args: Any, **kwargs: Any) -> np.ndarray | dict[str, np.ndarray]:
         """Run the main function on arrays, given in order or by name.
@@ -66,17 +69,12 @@ class Module:
         Raises:
             InputError: an array is missing, unknown, or does not fit the signature.
         """
-        function = self.main
-        names = [spec.name for spec in function.inputs]
-        if len(args) > len(names):
-            raise InputError(f"'{function.name}' takes {len(names)} inputs, not {len(args)}")
-        inputs = dict(zip(names, args))
-        if twice := sorted(set(inputs) & set(kwargs)):
-            raise InputError(f"input '{twice[0]}' is given twice, by position and by name")
-        outputs = self.run(function.name, {**inputs, **kwargs})
-        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+        plan = self._plans[self.main.name]
+        arguments = plan.mixed(args, kwargs) if kwargs else plan.in_order(args)
+        results = self._executor.run_kept(plan.spec.name, arguments)
+        return results[0] if len(results) == 1 else dict(zip(plan.outputs, results))
 
-    @property
+    @functools.cached_property
     def main(self) -> FunctionSpec:
         """The function that `module(x)` calls: `main`, or the first of the signature."""
         functions = self.manifest.signature.functions
@@ -93,17 +91,15 @@ class Module:
         Raises:
             InputError: as for a call; a parameter of another name, dtype or shape too.
         """
-        spec = self.manifest.signature.function(function)
-        arrays = {name: tensors.as_numpy(value, name=name) for name, value in inputs.items()}
-        spec.check(arrays)
-        arguments = [tensors.aligned(arrays[given.name]) for given in spec.inputs]
+        plan = self._plan(function)
+        arguments = plan.by_name(inputs)
         if parameters is None:
             results = self._executor.run_kept(function, arguments)
         else:
             weights = self._checked(parameters)
-            arguments += [weights[name] for name in spec.parameters]
-            results = self._executor.run(function, arguments)
-        return {output.name: result for output, result in zip(spec.outputs, results)}
+            more = [weights[name] for name in plan.spec.parameters]
+            results = self._executor.run(function, [*arguments, *more])
+        return dict(zip(plan.outputs, results))
 
     def trace(
         self, function: str, inputs: Mapping[str, Any], *, rounds: int = 1
@@ -114,11 +110,14 @@ class Module:
             InputError: as for a call.
             DeviceError: the executor's kernels cannot be told apart.
         """
-        spec = self.manifest.signature.function(function)
-        arrays = {name: tensors.as_numpy(value, name=name) for name, value in inputs.items()}
-        spec.check(arrays)
-        arguments = [tensors.aligned(arrays[given.name]) for given in spec.inputs]
+        arguments = self._plan(function).by_name(inputs)
         return self._executor.trace(function, arguments, rounds=rounds)
+
+    def _plan(self, function: str) -> CallPlan:
+        if (plan := self._plans.get(function)) is None:
+            # Which raises what tells the nearest name.
+            return self._plans[self.manifest.signature.function(function).name]
+        return plan
 
     def _checked(self, parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         checked: dict[str, np.ndarray] = {}
@@ -131,7 +130,7 @@ class Module:
                     f"parameter '{name}' is {given.dtype}{list(given.shape)}, "
                     f"but the model has {own.dtype}{list(own.shape)}"
                 )
-            checked[name] = tensors.aligned(given)
+            checked[name] = given
         return checked
 
 

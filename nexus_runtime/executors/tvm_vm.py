@@ -14,7 +14,6 @@ import hashlib
 import importlib.util
 import os
 import sys
-import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from nexus_runtime import files, tensors, threads
+from nexus_runtime import files, threads
 from nexus_runtime.errors import ArtifactError, DeviceError
+from nexus_runtime.executors import tvm_tensors
 from nexus_runtime.executors.base import CallTime
 from nexus_runtime.signature import Signature
 
@@ -33,7 +33,6 @@ _LIBRARY = "libtvm_runtime.so"
 # A function `f` may come in two halves: `f__prepare(weights)`, `f__run(inputs, weights, prepared)`.
 _PREPARE, _RUN = "__prepare", "__run"
 _BUILTIN = "vm."
-_BFLOAT16, _BFLOAT16_CODE, _UINT16_CODE = "bfloat16", (4, 16), (1, 16)
 
 
 def open_module(
@@ -60,12 +59,17 @@ class TvmExecutor:
 
     def __init__(self, data: bytes, signature: Signature, setting: threads.Threads) -> None:
         self._ffi = _load_runtime()
-        self._results = {f.name: [o.dtype for o in f.outputs] for f in signature.functions}
+        self._tensor = tvm_tensors.importer(self._ffi)
+        self._item = self._ffi.get_global_func("ffi.ArrayGetItem")
+        self._results = {
+            f.name: [tvm_tensors.reader(output.dtype) for output in f.outputs]
+            for f in signature.functions
+        }
         path = _unpack(data, setting.label)
         self._library = self._ffi.load_module(str(path))
         threads.install(path, setting, self._ffi.LIB)
-        self._idle: list[Any] = []
-        self._lock = threading.Lock()
+        # Several threads take from and add to the list at once, which lists are made for.
+        self._idle: list[_Machine] = []
         self._weights: Mapping[str, Sequence[np.ndarray]] = {}
         self._kept: dict[str, _Kept] = {}
 
@@ -95,49 +99,59 @@ class TvmExecutor:
         machine["set_instrument"](self._ffi.convert(watch))
         found: list[list[CallTime]] = []
         for _ in range(rounds):
-            machine[kept.entry](*map(self._from_numpy, inputs), *kept.tensors)
+            machine[kept.entry](*map(self._tensor, inputs), *kept.tensors)
             found.append(watch.take())
         return found
 
     def _prepare(self, function: str) -> _Kept:
         """The kept parameters as tensors, and what the module computes from them alone."""
-        weights = tuple(map(self._from_numpy, self._weights.get(function, ())))
-        with self._machine() as machine:
-            if not machine.implements_function(function + _PREPARE):
+        weights = tuple(map(self._tensor, self._weights.get(function, ())))
+        machine = self._take()
+        try:
+            if not machine.has(function + _PREPARE):
                 return _Kept(function, weights)
             prepared = machine[function + _PREPARE](*weights)
             return _Kept(function + _RUN, (*weights, *prepared))
+        finally:
+            self._idle.append(machine)
 
     def _call(
         self, function: str, entry: str, arguments: Sequence[np.ndarray], more: Sequence[Any]
     ) -> list[np.ndarray]:
-        with self._machine() as machine:
-            result = machine[entry](*map(self._from_numpy, arguments), *more)
-            dtypes = enumerate(self._results[function])
-            return [_to_numpy(result[index], dtype) for index, dtype in dtypes]
-
-    def _from_numpy(self, array: np.ndarray) -> Any:
-        plain = tensors.bits(array)
-        if plain.dtype.name == _BFLOAT16:
-            return self._ffi.from_dlpack(_Relabelled(plain.view(np.uint16), *_BFLOAT16_CODE))
-        return self._ffi.from_dlpack(plain)
-
-    @contextlib.contextmanager
-    def _machine(self) -> Generator[Any]:
-        with self._lock:
-            machine = self._idle.pop() if self._idle else None
-        if machine is None:
-            machine = self._new_machine()
+        given = [self._tensor(argument) for argument in arguments]
+        machine = self._take()
         try:
-            yield machine
+            results = machine[entry](*given, *more)
         finally:
-            with self._lock:
-                self._idle.append(machine)
+            self._idle.append(machine)
+        item = self._item
+        return [read(item(results, index)) for index, read in enumerate(self._results[function])]
+
+    def _take(self) -> _Machine:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return _Machine(self._new_machine())
 
     def _new_machine(self) -> Any:
         machine = self._library["vm_load_executable"]()
         machine["vm_initialization"](_CPU, 0, _POOLED_ALLOCATOR)
         return machine
+
+
+class _Machine(dict[str, Any]):
+    """The functions of one virtual machine by name, which are slow to find, as found before."""
+
+    def __init__(self, machine: Any) -> None:
+        super().__init__()
+        self._machine = machine
+
+    def has(self, entry: str) -> bool:
+        return self._machine.implements_function(entry)
+
+    def __missing__(self, entry: str) -> Any:
+        function = self[entry] = self._machine[entry]
+        return function
 
 
 class _Watch:
@@ -172,33 +186,6 @@ class _Watch:
 
 def _shape(argument: Any) -> tuple[int, ...]:
     return tuple(int(size) for size in getattr(argument, "shape", ()))
-
-
-def _to_numpy(tensor: Any, dtype: str) -> np.ndarray:
-    # A copy: the memory belongs to the machine's pool and is used again by the next call.
-    if dtype == _BFLOAT16:
-        array = np.array(np.from_dlpack(_Relabelled(tensor, *_UINT16_CODE)))
-        return array.view(tensors.dtype_of(_BFLOAT16))
-    return tensors.from_bits(np.array(np.from_dlpack(tensor)), dtype)
-
-
-class _Relabelled:
-    """A tensor whose export by DLPack tells another element type: NumPy's refuses bfloat16."""
-
-    def __init__(self, tensor: Any, code: int, bits: int) -> None:
-        self._tensor = tensor
-        self._type = bytes([code, bits])
-
-    def __dlpack__(self, **_: Any) -> Any:
-        capsule = self._tensor.__dlpack__()
-        find = ctypes.pythonapi.PyCapsule_GetPointer
-        find.restype, find.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-        # DLTensor: data (8 bytes), device (8), ndim (4), and then the type's code and bits.
-        ctypes.memmove(find(capsule, b"dltensor") + 20, self._type, 2)
-        return capsule
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return _CPU, 0
 
 
 @functools.cache

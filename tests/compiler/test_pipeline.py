@@ -94,6 +94,13 @@ def test_any_dlpack_array_and_lists_work(artifact: Artifact) -> None:
     np.testing.assert_array_equal(module(x=x), module(x))
 
 
+def test_other_byte_orders_are_turned_into_ours(artifact: Artifact) -> None:
+    module, x = nexus_runtime.load(artifact), np.ones((2, 12), np.float32)
+    for _ in range(2):
+        foreign = x.astype(x.dtype.newbyteorder())
+        np.testing.assert_array_equal(module(foreign), module(x))
+
+
 @pytest.mark.parametrize(
     ("args", "kwargs", "message"),
     [
