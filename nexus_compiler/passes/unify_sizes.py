@@ -76,5 +76,5 @@ def _sizes(kind: Any) -> list[Any]:
     """The sizes that the type of a tensor or shape holds, in order."""
     if isinstance(kind, relax.ShapeType):
         return list(kind.values or [])
-    shape = getattr(kind, "shape", None)
+    shape: Any = getattr(kind, "shape", None)
     return list(shape.values) if isinstance(shape, relax.ShapeExpr) else []

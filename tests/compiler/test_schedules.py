@@ -273,7 +273,10 @@ def test_any_convolution(tmp_path_factory: pytest.TempPathFactory, data: st.Data
     small = st.integers(1, 3)
     groups, each, filters = data.draw(small), data.draw(small), data.draw(small)
     kernel = (data.draw(small), data.draw(small))
-    keys: dict[str, Any] = {"padding": data.draw(st.integers(0, 2)), "dilation": data.draw(st.integers(1, 2))}
+    keys: dict[str, Any] = {
+        "padding": data.draw(st.integers(0, 2)),
+        "dilation": data.draw(st.integers(1, 2)),
+    }
     stride = data.draw(small)
     size = (data.draw(st.integers(5, 20)), data.draw(st.integers(5, 20)))
     shapes = [(1, groups * each, *size), (groups * filters, each, *kernel)]
