@@ -116,6 +116,7 @@ def past(kind: int, batch: int = 2, length: int = 3, heads: int = HEADS) -> np.n
 MASKS: dict[str, np.ndarray | None] = {
     "none": None,
     "lengths": np.array([3, 2], "int32"),
+    "ends and starts": np.array([3, 2, 1, 0], "int32"),
     "raw": np.array([[1, 1, 0], [1, 0, 1]], "int32"),
     "matrix": np.random.default_rng(0).integers(0, 2, (2, 3, 3)).astype("int32"),
 }

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tvm import relax
 
 from nexus_compiler.frontend.onnx.microsoft import DOMAIN
+from nexus_compiler.frontend.onnx.microsoft_masks import hidden, masks
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.precision import summed, wide
 from nexus_compiler.frontend.onnx.registry import op
@@ -20,7 +21,6 @@ from nexus_compiler.frontend.onnx.values import R, Value
 def attention(node: Node) -> list[Value]:
     """Self-attention with one product for queries, keys and values; the second output is both."""
     x, weight = node.tensor(0), node.tensor(1)
-    heads = node.attr("num_heads")
     if node.attr("do_rotary", 0) or node.attr("past_present_share_buffer", 0) or node.has(6):
         raise node.refuse("rotation and shared buffers are not handled")
     node.ignore("rotary_embedding_dim")
@@ -28,17 +28,41 @@ def attention(node: Node) -> list[Value]:
     rows = node.emit(R.add(rows, node.tensor(2))) if node.has(2) else rows
     width = node.static(weight, "its weight")[1]
     sizes = node.attr("qkv_hidden_sizes") or [width // 3] * 3
+    return self_attention(node, rows, sizes, mask=3, past=4, added=5)
+
+
+def self_attention(
+    node: Node,
+    rows: relax.Expr,
+    sizes: Sequence[int],
+    *,
+    mask: int,
+    past: int,
+    added: int | None = None,
+) -> list[Value]:
+    """The attention of `rows` to themselves.
+
+    Args:
+        rows: queries, keys and values behind each other, [batch, length, their width].
+        sizes: the widths of the three.
+        mask: the input that says which keys count; `past` holds earlier keys and values, and
+            `added` is added to the scores; none of them need be there.
+
+    Returns:
+        The result [batch, length, width of the values], and on demand all keys and values.
+    """
+    heads = node.attr("num_heads")
     cut = node.emit(R.split(rows, [sizes[0], sizes[0] + sizes[1]], 2))
     query, key, value = (
         _heads(node, node.emit(relax.TupleGetItem(cut, i)), heads) for i in range(3)
     )
-    if node.has(4):
-        past = node.emit(R.split(node.tensor(4), 2, 0))
-        key = _joined(node, R.squeeze(relax.TupleGetItem(past, 0), [0]), key)
-        value = _joined(node, R.squeeze(relax.TupleGetItem(past, 1), [0]), value)
-    masks = _masks(node, 3, node.shape(query)[2], node.shape(key)[2])
-    masks += [node.tensor(5)] if node.has(5) else []
-    result = _attend(node, (query, key, value), masks, node.attr("scale", 0.0))
+    if node.has(past):
+        before = node.emit(R.split(node.tensor(past), 2, 0))
+        key = _joined(node, R.squeeze(relax.TupleGetItem(before, 0), [0]), key)
+        value = _joined(node, R.squeeze(relax.TupleGetItem(before, 1), [0]), value)
+    hiding = masks(node, mask, node.shape(query)[2], node.shape(key)[2])
+    hiding += [node.tensor(added)] if added is not None and node.has(added) else []
+    result = _attend(node, (query, key, value), hiding, node.attr("scale", 0.0))
     if node.outputs < 2:
         return [_rows(node, result)]
     present = R.concat([R.expand_dims(key, [0]), R.expand_dims(value, [0])], 0)
@@ -64,9 +88,9 @@ def multi_head_attention(node: Node) -> list[Value]:
     if node.has(6):
         key = _joined(node, node.tensor(6), key)
         value = _joined(node, node.tensor(7), value)
-    masks = _masks(node, 4, node.shape(query)[2], node.shape(key)[2])
-    masks += [node.tensor(5)] if node.has(5) else []
-    result = _attend(node, (query, key, value), masks, node.attr("scale", 0.0))
+    hiding = masks(node, 4, node.shape(query)[2], node.shape(key)[2])
+    hiding += [node.tensor(5)] if node.has(5) else []
+    result = _attend(node, (query, key, value), hiding, node.attr("scale", 0.0))
     return [_rows(node, result), key, value]
 
 
@@ -103,7 +127,7 @@ def group_query_attention(node: Node) -> list[Value]:
     if (window := node.attr("local_window_size", -1)) > 0:
         near = R.greater(everything, R.subtract(here, node.scalar(window, "int64")))
         seen = R.logical_and(seen, near)
-    mask = _hidden(node, node.emit(R.expand_dims(seen, [1])), -math.inf)
+    mask = hidden(node, node.emit(R.expand_dims(seen, [1])), -math.inf)
     parts, scale = (query, key, value), node.attr("scale", 0.0)
     result = _attend(node, parts, [mask], scale, node.attr("softcap", 0.0))
     return [_rows(node, result), key, value]
@@ -166,39 +190,6 @@ def _cached(
     older = R.expand_dims(R.less(offset, zero), [1, 3])
     old = nothing if past is None else R.where(older, past, nothing)
     return node.emit(R.where(R.expand_dims(fresh, [1, 3]), moved, old))
-
-
-def _hidden(node: Node, seen: relax.Expr, value: float) -> relax.Expr:
-    return node.emit(
-        R.where(seen, node.scalar(0, "float32"), node.scalar(max(value, -3e38), "float32"))
-    )
-
-
-def _masks(node: Node, index: int, length: Size, total: Size) -> list[relax.Expr]:
-    """What is added to scores `[batch, heads, length, total]` by the mask input and causality."""
-    value = float(node.attr("mask_filter_value", -10000.0))
-    masks: list[relax.Expr] = []
-    everything = R.arange(0, total, 1, "int64")
-    if node.has(index):
-        given = node.tensor(index)
-        rank, shape = node.rank(given), node.shape(given)
-        if rank == 1:
-            if node.sizes.equal(shape[0], node.shape(0)[0]) is not True:
-                raise node.refuse("a mask of starts and ends is not handled")
-            limits = R.astype(R.expand_dims(given, [1]), "int64")
-            seen = R.expand_dims(R.less(everything, limits), [1, 2])
-        elif rank in {2, 3}:
-            seen = R.expand_dims(R.not_equal(given, node.scalar(0, node.dtype(given))), [1])
-            seen = R.expand_dims(seen, [1]) if rank == 2 else seen
-        else:
-            raise node.refuse(f"a mask of rank {rank} is not handled")
-        masks.append(_hidden(node, node.emit(seen), value))
-    if node.attr("unidirectional", 0):
-        own = R.arange(0, length, 1, "int64")
-        own = R.add(own, number(node, node.sizes.simple(total - length), "int64"))
-        seen = R.less_equal(everything, R.expand_dims(node.emit(own), [1]))
-        masks.append(_hidden(node, node.emit(seen), -math.inf))
-    return masks
 
 
 def _attend(

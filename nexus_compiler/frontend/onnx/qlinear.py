@@ -12,7 +12,7 @@ from nexus_compiler.frontend.onnx.registry import op
 from nexus_compiler.frontend.onnx.values import R, Value
 
 
-def _along(node: Node, value: relax.Expr, after: int) -> relax.Expr:
+def along(node: Node, value: relax.Expr, after: int) -> relax.Expr:
     """One number, or one for every place of an axis with `after` axes behind it."""
     shape = node.shape(value)
     if len(shape) > 1 or node.sizes.equal(node.sizes.product(shape), 1) is True:
@@ -20,22 +20,23 @@ def _along(node: Node, value: relax.Expr, after: int) -> relax.Expr:
     return node.emit(R.reshape(value, [*shape, *[1] * after])) if after else value
 
 
-def _centred(node: Node, index: int, zero: int, after: int) -> relax.Expr:
+def centred(node: Node, index: int, zero: int, after: int) -> relax.Expr:
     """An input less its zero point, as int32."""
     x = whole(node, index)
     if not node.has(zero):
         return x
-    return node.emit(R.subtract(x, _along(node, whole(node, zero), after)))
+    return node.emit(R.subtract(x, along(node, whole(node, zero), after)))
 
 
-def _product(node: Node, a: int, b: int, zeros: tuple[int, int]) -> relax.Expr:
-    left = _centred(node, a, zeros[0], 1)
-    return node.emit(R.matmul(left, _centred(node, b, zeros[1], 0)))
+def product(node: Node, a: int, b: int, zeros: tuple[int, int]) -> relax.Expr:
+    """The matrix product of inputs `a` and `b` less their zero points, int32."""
+    left = centred(node, a, zeros[0], 1)
+    return node.emit(R.matmul(left, centred(node, b, zeros[1], 0)))
 
 
 def _convolved(node: Node, x: int, weight: int, zeros: tuple[int, int]) -> relax.Expr:
-    image = _centred(node, x, zeros[0], 0)
-    weights = _centred(node, weight, zeros[1], node.rank(weight) - 1)
+    image = centred(node, x, zeros[0], 0)
+    weights = centred(node, weight, zeros[1], node.rank(weight) - 1)
     kernel = kernel_of(node, weights)
     window = windows.read(node, kernel, node.shape(image)[2:])
     result = CONV[len(kernel)](
@@ -52,7 +53,7 @@ def _convolved(node: Node, x: int, weight: int, zeros: tuple[int, int]) -> relax
 @op("MatMulInteger")
 def matmul_integer(node: Node) -> Value:
     """A matrix product of integers, in int32."""
-    return _product(node, 0, 1, (2, 3))
+    return product(node, 0, 1, (2, 3))
 
 
 @op("ConvInteger")
@@ -74,15 +75,15 @@ def _requantized(node: Node, total: relax.Expr, factor: relax.Expr, zero: int) -
     scaled = node.emit(R.multiply(R.astype(total, "float32"), factor))
     if not node.has(zero):
         return rounded(node, scaled, None, node.dtype(0))
-    return rounded(node, scaled, _along(node, whole(node, zero), 0), node.dtype(zero))
+    return rounded(node, scaled, along(node, whole(node, zero), 0), node.dtype(zero))
 
 
 @op("QLinearMatMul")
 def qlinear_matmul(node: Node) -> Value:
     """A matrix product between quantised tensors."""
-    total = _product(node, 0, 3, (2, 5))
-    scales = [_along(node, node.tensor(1), 1), _along(node, node.tensor(4), 0)]
-    factor = _factor(node, scales, _along(node, node.tensor(6), 1))
+    total = product(node, 0, 3, (2, 5))
+    scales = [along(node, node.tensor(1), 1), along(node, node.tensor(4), 0)]
+    factor = _factor(node, scales, along(node, node.tensor(6), 1))
     return _requantized(node, total, factor, 7)
 
 
@@ -92,23 +93,23 @@ def qlinear_conv(node: Node) -> Value:
     total = _convolved(node, 0, 3, (2, 5))
     after = node.rank(total) - 2
     if node.has(8):
-        total = node.emit(R.add(total, _along(node, node.tensor(8), after)))
-    scales = [_along(node, node.tensor(1), 0), _along(node, node.tensor(4), after)]
-    return _requantized(node, total, _factor(node, scales, _along(node, node.tensor(6), 0)), 7)
+        total = node.emit(R.add(total, along(node, node.tensor(8), after)))
+    scales = [along(node, node.tensor(1), 0), along(node, node.tensor(4), after)]
+    return _requantized(node, total, _factor(node, scales, along(node, node.tensor(6), 0)), 7)
 
 
 def _real(node: Node, index: int) -> relax.Expr:
     """A quantised input, then its scale and zero point, as float32."""
-    x = R.astype(_centred(node, index, index + 2, 0), "float32")
-    return node.emit(R.multiply(x, _along(node, node.tensor(index + 1), 0)))
+    x = R.astype(centred(node, index, index + 2, 0), "float32")
+    return node.emit(R.multiply(x, along(node, node.tensor(index + 1), 0)))
 
 
 def _stored(node: Node, x: relax.Expr, scale: int) -> relax.Expr:
     """float32 `x` quantised by a scale and, behind it, a zero point."""
-    ratio = node.emit(R.divide(x, _along(node, node.tensor(scale), 0)))
+    ratio = node.emit(R.divide(x, along(node, node.tensor(scale), 0)))
     if not node.has(scale + 1):
         return rounded(node, ratio, None, node.dtype(0))
-    return rounded(node, ratio, _along(node, whole(node, scale + 1), 0), node.dtype(scale + 1))
+    return rounded(node, ratio, along(node, whole(node, scale + 1), 0), node.dtype(scale + 1))
 
 
 @op("QLinearAdd", "QLinearMul", domain=MICROSOFT)
@@ -130,12 +131,13 @@ def qlinear_unary(node: Node) -> Value:
 @op("MatMulIntegerToFloat", domain=MICROSOFT)
 def matmul_integer_to_float(node: Node) -> Value:
     """A matrix product of integers in the units of their scales, with a bias on demand."""
-    total = _product(node, 0, 1, (4, 5))
-    return _in_units(node, total, [_along(node, node.tensor(2), 1), node.tensor(3)], 6)
+    total = product(node, 0, 1, (4, 5))
+    return in_units(node, total, [along(node, node.tensor(2), 1), node.tensor(3)], 6)
 
 
-def _in_units(node: Node, total: relax.Expr, scales: list[relax.Expr], bias: int) -> relax.Expr:
-    factor = _factor(node, [scales[0], _along(node, scales[1], 0)])
+def in_units(node: Node, total: relax.Expr, scales: list[relax.Expr], bias: int) -> relax.Expr:
+    """`total` times two scales, the second per column or alone; input `bias` is added if given."""
+    factor = _factor(node, [scales[0], along(node, scales[1], 0)])
     result = node.emit(R.multiply(R.astype(total, "float32"), factor))
     return R.add(result, node.tensor(bias)) if node.has(bias) else result
 
@@ -143,19 +145,20 @@ def _in_units(node: Node, total: relax.Expr, scales: list[relax.Expr], bias: int
 @op("DynamicQuantizeMatMul", domain=MICROSOFT)
 def dynamic_matmul(node: Node) -> Value:
     """A product of a tensor, quantised to uint8 by its own range, with a quantised matrix."""
-    quantized, scale, zero = _by_range(node, node.tensor(0))
+    quantized, scale, zero = by_range(node, node.tensor(0))
     left = R.subtract(R.astype(quantized, "int32"), R.astype(zero, "int32"))
-    total = node.emit(R.matmul(node.emit(left), _centred(node, 1, 3, 0)))
-    return _in_units(node, total, [scale, node.tensor(2)], 4)
+    total = node.emit(R.matmul(node.emit(left), centred(node, 1, 3, 0)))
+    return in_units(node, total, [scale, node.tensor(2)], 4)
 
 
 @op("DynamicQuantizeLinear")
 def dynamic_quantize(node: Node) -> list[Value]:
     """uint8 over the range of the tensor, which is made to hold 0; its scale; its zero point."""
-    return list(_by_range(node, node.tensor(0)))
+    return list(by_range(node, node.tensor(0)))
 
 
-def _by_range(node: Node, x: relax.Expr) -> tuple[relax.Expr, relax.Expr, relax.Expr]:
+def by_range(node: Node, x: relax.Expr) -> tuple[relax.Expr, relax.Expr, relax.Expr]:
+    """float32 `x` as uint8 over its own range, made to hold 0; its scale; its zero point."""
     nothing, one, last = (node.scalar(number, "float32") for number in (0, 1, 255))
     low = node.emit(R.minimum(R.min(x), nothing))
     width = node.emit(R.subtract(R.maximum(R.max(x), nothing), low))

@@ -36,6 +36,7 @@ FAMILIES = (
     "matmul",
     "microsoft",
     "microsoft_attention",
+    "microsoft_quantized",
     "microsoft_weights",
     "movement",
     "normalize",
