@@ -205,7 +205,8 @@ def _read_zip(file: IO[bytes], origin: str) -> dict[str, bytes]:
                 # A small file that unpacks to many gigabytes must not get that far.
                 raise ArtifactError(f"{origin} holds compressed members, which no artifact does")
             return {name: archive.read(name) for name in names}
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError) as error:
+        # NotImplementedError, and for what claims to be encrypted RuntimeError.
         raise ArtifactError(
             f"{origin} is no artifact, or was cut short: {error}",
             hint="compile it again, or fetch it again",

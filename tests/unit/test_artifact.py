@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import example as example_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -130,6 +131,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**30), st.binary(min_size=1, max_size=8))
+@example_of(1476, b"\x00\x01")  # claims to be encrypted
 def test_damage_anywhere_is_an_artifact_error_or_harmless(position: int, noise: bytes) -> None:
     good = example()
     data = bytearray(good.to_bytes())
