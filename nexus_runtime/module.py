@@ -12,10 +12,10 @@ import numpy as np
 from nexus_runtime import host
 from nexus_runtime.artifact import Artifact
 from nexus_runtime.calls import CallPlan
-from nexus_runtime.errors import DeviceError, InputError
+from nexus_runtime.errors import ArtifactError, DeviceError, InputError
 from nexus_runtime.executors.base import CallTime, open_module
 from nexus_runtime.manifest import Manifest
-from nexus_runtime.signature import FunctionSpec
+from nexus_runtime.signature import FunctionSpec, Signature
 
 MAIN = "main"
 
@@ -46,6 +46,7 @@ class Module:
         self.manifest: Manifest = artifact.manifest
         self.target = target
         weights = artifact.params()
+        _check_weights(weights, self.manifest.signature)
         self._executor = open_module(
             entry.executor,
             artifact.module_bytes(target),
@@ -132,6 +133,22 @@ class Module:
                 )
             checked[name] = given
         return checked
+
+
+def _check_weights(weights: Mapping[str, np.ndarray], signature: Signature) -> None:
+    """Check once what no call checks again.
+
+    Raises:
+        ArtifactError: a weight is missing, or is not what the signature says.
+    """
+    for spec in signature.parameters:
+        found = weights.get(spec.name)
+        if found is None or found.dtype.name != spec.dtype or found.shape != spec.shape:
+            told = "missing" if found is None else f"{found.dtype}{list(found.shape)}"
+            raise ArtifactError(
+                f"the weight '{spec.name}' of the artifact is {told}, but its signature has {spec}",
+                hint="compile the model again",
+            )
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

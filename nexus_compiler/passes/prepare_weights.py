@@ -54,7 +54,8 @@ def _split(module: IRModule, name: str, function: relax.Function) -> None:
     fresh = [relax.Var(variable.name, variable.ty) for variable in prepared]
     entry = [relax.VarBinding(old, new) for old, new in zip(prepared, fresh)]
     params = [*inputs, *weights, *fresh]
-    run = _add(module, name + RUN, _function(params, [*entry, *late], function.body.body))
+    later = _function(params, [*entry, *late], function.body.body).with_attr(INPUTS, len(inputs))
+    run = _add(module, name + RUN, later)
     _call_both(module, name, function, (prepare, len(prepared)), run)
 
 

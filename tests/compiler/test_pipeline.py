@@ -20,8 +20,8 @@ import nexus_runtime
 from nexus_compiler.codegen.llvm.room import LlvmRoom
 from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_compiler.store.local import LocalStore
-from nexus_runtime.artifact import Artifact
-from nexus_runtime.errors import CaptureError, DeviceError, InputError, TargetError
+from nexus_runtime.artifact import Artifact, assemble
+from nexus_runtime.errors import ArtifactError, CaptureError, DeviceError, InputError, TargetError
 from nexus_runtime.signature import FunctionSpec, Signature, TensorSpec
 
 
@@ -123,6 +123,23 @@ def test_other_weights_can_be_passed(artifact: Artifact) -> None:
     np.testing.assert_allclose(found, mlp_reference(other, x), rtol=1e-5, atol=1e-5)
     with pytest.raises(InputError, match="parameter 'w2' is missing"):
         module.run("main", {"x": x}, parameters={"w1": other.params["w1"]})
+    for wrong in (other.params["w2"].T, other.params["w2"].astype(np.float64)):
+        with pytest.raises(InputError, match="parameter 'w2' is float.*but the model has"):
+            module.run("main", {"x": x}, parameters={**other.params, "w2": wrong})
+
+
+def test_weights_that_do_not_fit_the_signature_are_refused_at_load(artifact: Artifact) -> None:
+    members = {
+        entry.member: artifact.module_bytes(entry.target) for entry in artifact.manifest.modules
+    }
+    weights = mlp().params
+    for wrong in (weights["w2"].T, weights["w2"].astype(np.float64)):
+        forged = assemble(artifact.manifest, members, {**weights, "w2": wrong})
+        with pytest.raises(ArtifactError, match="the weight 'w2' of the artifact is float"):
+            nexus_runtime.load(forged)
+    weights = {name: array for name, array in weights.items() if name != "w2"}
+    with pytest.raises(ArtifactError, match="the weight 'w2' of the artifact is missing"):
+        nexus_runtime.load(assemble(artifact.manifest, members, weights))
 
 
 def test_prepared_weights_are_those_of_the_call(tmp_path: Path) -> None:

@@ -8,6 +8,10 @@ from tvm import IRModule, relax, tirx
 from nexus_compiler.codegen.door import Plan, Unit
 from nexus_compiler.codegen.llvm import work
 from nexus_compiler.ir import canonical
+from nexus_compiler.passes.weights import INPUTS
+
+_CHECKED = "num_input"
+"""TVM's attribute for how many parameters, from the first on, a function checks in every call."""
 
 
 def to_host_and_kernels(module: IRModule, target: tvm.target.Target) -> Plan:
@@ -17,7 +21,7 @@ def to_host_and_kernels(module: IRModule, target: tvm.target.Target) -> Plan:
     processes are one object. The small functions that compute shapes at run time are kernels too.
     """
     with target:
-        module = _host_passes()(module)
+        module = _host_passes()(_trusting(module))
     units: dict[str, Unit] = {}
     renamed: dict[tvm.ir.GlobalVar, str] = {}
     for variable, function in module.functions.items():
@@ -36,6 +40,28 @@ def to_host_and_kernels(module: IRModule, target: tvm.target.Target) -> Plan:
 
 def _label(unit: Unit) -> str:
     return unit.kernel.label if unit.kernel else ""
+
+
+def _trusting(module: IRModule) -> IRModule:
+    """The functions of `module` without checks of what was checked before them.
+
+    Every call would check every weight anew, which takes longer than a small model itself. Whoever
+    loads the module checks the weights once, and a kernel still checks whatever it is given. Open
+    dimensions are matched in any case. What our own functions pass to each other has been checked
+    by the compiler.
+    """
+    trusting = IRModule(dict(module.functions.items()), attrs=module.attrs)
+    for variable, function in module.functions.items():
+        if isinstance(function, relax.Function):
+            first = int((function.attrs or {}).get(INPUTS, 0))
+            if all(_has_shape(parameter.ty) for parameter in function.params[first:]):
+                trusting.update_func(variable, function.with_attr(_CHECKED, first))
+    return trusting
+
+
+def _has_shape(kind: tvm.ir.Type) -> bool:
+    """Whether VMShapeLower can leave the checks of such a parameter out."""
+    return isinstance(kind, relax.TensorType) and isinstance(kind.shape, relax.ShapeExpr)
 
 
 def _host_passes() -> tvm.transform.Pass:
