@@ -8,9 +8,30 @@ from dataclasses import dataclass
 from tvm import relax
 
 from nexus_compiler.frontend.onnx.node import Node
+from nexus_compiler.frontend.onnx.qlinear import by_its_range
 from nexus_compiler.frontend.onnx.values import R
 
+QUANTIZED = "DynamicQuantizeLSTM"
 Activation = Callable[[relax.Expr], relax.Expr]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What inputs, or states, are multiplied with.
+
+    Attributes:
+        values: [rows, columns]; where they are quantised, int32 and less their zero point.
+        scale: where they are quantised, their unit: [columns], or one number.
+    """
+
+    values: relax.Expr
+    scale: relax.Expr | None = None
+
+    def times(self, node: Node, x: relax.Expr) -> relax.Expr:
+        """`x` @ values; with a scale, `x` is quantised by its own range."""
+        if self.scale is None:
+            return node.emit(R.matmul(x, self.values))
+        return by_its_range(node, x, self.values, self.scale)
 
 
 @dataclass(frozen=True)
@@ -28,8 +49,8 @@ class Weights:
     gates: int
     hidden: int
     dtype: str
-    inputs: relax.Expr
-    state: relax.Expr
+    inputs: Matrix
+    state: Matrix
     input_bias: relax.Expr
     state_bias: relax.Expr
 
@@ -57,10 +78,8 @@ def part(node: Node, x: relax.Expr, axis: int, index: int, size: int = 0) -> rel
 
 def weights(node: Node, gates: int, number: int, hidden: int) -> Weights:
     """Inputs 1 to 3 (W, R, B) for direction `number`."""
-    w, r = (
-        node.emit(R.permute_dims(part(node, node.tensor(i), 0, number), [1, 0])) for i in (1, 2)
-    )
-    dtype = node.dtype(w)
+    w, r = (_matrix(node, i, number) for i in (1, 2))
+    dtype = node.dtype(0)
     biases = [node.scalar(0, dtype)] * 2
     if node.has(3):
         both = part(node, node.tensor(3), 0, number)
@@ -68,12 +87,22 @@ def weights(node: Node, gates: int, number: int, hidden: int) -> Weights:
     return Weights(number, gates, hidden, dtype, w, r, *biases)
 
 
+def _matrix(node: Node, index: int, number: int) -> Matrix:
+    if node.kind != QUANTIZED:
+        turned = R.permute_dims(part(node, node.tensor(index), 0, number), [1, 0])
+        return Matrix(node.emit(turned))
+    # The scales and zero points of W, then of R; the matrices are not turned here.
+    scale, zero = (part(node, node.tensor(2 * index + i), 0, number) for i in (6, 7))
+    values = R.astype(part(node, node.tensor(index), 0, number), "int32")
+    return Matrix(node.emit(R.subtract(values, R.astype(zero, "int32"))), scale)
+
+
 def rnn(node: Node, weights: Weights) -> Cell:
     """The plain cell."""
     (f,) = activations(node, weights, ["Tanh"])
 
     def step(inputs: relax.Expr, state: Sequence[relax.Expr]) -> list[relax.Expr]:
-        return [f(node.emit(R.add(inputs, R.matmul(state[0], weights.state))))]
+        return [f(node.emit(R.add(inputs, weights.state.times(node, state[0]))))]
 
     bias = node.emit(R.add(weights.input_bias, weights.state_bias))
     return Cell(weights, bias, step)
@@ -84,7 +113,7 @@ def gru(node: Node, weights: Weights) -> Cell:
     f, g = activations(node, weights, ["Sigmoid", "Tanh"])
     late = bool(node.attr("linear_before_reset"))
     size, biased = weights.hidden, node.has(3)
-    gate_weights, new_weights = _gru_split(node, weights.state, 1, size)
+    gate_weights, new_weights = _gru_split(node, weights.state.values, 1, size)
     gate_bias, new_bias = weights.state_bias, weights.state_bias
     bias = node.emit(R.add(weights.input_bias, weights.state_bias))
     if late and biased:
@@ -128,7 +157,7 @@ def lstm(node: Node, weights: Weights) -> Cell:
 
     def step(inputs: relax.Expr, state: Sequence[relax.Expr]) -> list[relax.Expr]:
         hidden, cell = state
-        gates = node.emit(R.add(inputs, R.matmul(hidden, weights.state)))
+        gates = node.emit(R.add(inputs, weights.state.times(node, hidden)))
         i, o, fg, c = (part(node, gates, 1, number, size) for number in range(4))
         if peep:
             i, fg = (R.add(x, R.multiply(p, cell)) for x, p in ((i, peep[0]), (fg, peep[2])))

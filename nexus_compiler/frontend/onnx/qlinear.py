@@ -145,10 +145,17 @@ def in_units(node: Node, total: relax.Expr, scales: list[relax.Expr], bias: int)
 @op("DynamicQuantizeMatMul", domain=MICROSOFT)
 def dynamic_matmul(node: Node) -> Value:
     """A product of a tensor, quantised to uint8 by its own range, with a quantised matrix."""
-    quantized, scale, zero = by_range(node, node.tensor(0))
+    result = by_its_range(node, node.tensor(0), centred(node, 1, 3, 0), node.tensor(2))
+    return R.add(result, node.tensor(4)) if node.has(4) else result
+
+
+def by_its_range(node: Node, x: relax.Expr, weight: relax.Expr, scale: relax.Expr) -> relax.Expr:
+    """float32 `x`, quantised by its range, times an int32 matrix in units of `scale`."""
+    quantized, own, zero = by_range(node, x)
     left = R.subtract(R.astype(quantized, "int32"), R.astype(zero, "int32"))
-    total = node.emit(R.matmul(node.emit(left), centred(node, 1, 3, 0)))
-    return in_units(node, total, [scale, node.tensor(2)], 4)
+    total = node.emit(R.matmul(node.emit(left), weight))
+    factor = _factor(node, [own, along(node, scale, 0)])
+    return node.emit(R.multiply(R.astype(total, "float32"), factor))
 
 
 @op("DynamicQuantizeLinear")

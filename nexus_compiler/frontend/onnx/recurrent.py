@@ -12,6 +12,7 @@ from tvm import relax
 from nexus_compiler.frontend.onnx import cells
 from nexus_compiler.frontend.onnx.loop import Body, Turn
 from nexus_compiler.frontend.onnx.node import Node
+from nexus_compiler.frontend.onnx.quantize import MICROSOFT
 from nexus_compiler.frontend.onnx.recursion import repeat
 from nexus_compiler.frontend.onnx.registry import op
 from nexus_compiler.frontend.onnx.sizes import Size
@@ -58,14 +59,25 @@ def lstm(node: Node) -> list[Value]:
     return _run(node, 4, cells.lstm)
 
 
+@op(cells.QUANTIZED, domain=MICROSOFT)
+def dynamic_lstm(node: Node) -> list[Value]:
+    """An LSTM whose weights are quantised, and inputs and states before each product.
+
+    The range of states is that of the whole batch in one step. ONNX Runtime takes parts of the
+    batch by threads, and sequences of unequal lengths from their ends where it goes backwards;
+    the steps of quantisation may differ by that.
+    """
+    return _run(node, 4, cells.lstm)
+
+
 def _run(node: Node, gates: int, make: Callable[[Node, cells.Weights], cells.Cell]) -> list[Value]:
     batch_first = bool(node.attr("layout", 0))
-    if node.opset < 7:
+    if not node.domain and node.opset < 7:
         raise node.refuse("before opset 7 it is another operator", "convert the model to opset 7")
     sequences = _sequences(node, gates, batch_first)
     directions = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}
     passes: list[Pass] = []
-    for number, backwards in enumerate(directions[node.attr("direction")]):
+    for number, backwards in enumerate(directions[node.attr("direction", "forward")]):
         weights = cells.weights(node, gates, number, sequences.hidden)
         cell = make(node, weights)
         state = [_initial(node, sequences, i, number, batch_first) for i in _states(node)]
@@ -75,7 +87,7 @@ def _run(node: Node, gates: int, make: Callable[[Node, cells.Weights], cells.Cel
 
 def _states(node: Node) -> list[int]:
     """The inputs that hold the first state."""
-    return [5, 6] if node.kind == "LSTM" else [5]
+    return [5, 6] if node.kind in {"LSTM", cells.QUANTIZED} else [5]
 
 
 def _sequences(node: Node, gates: int, batch_first: bool) -> Sequences:
@@ -83,12 +95,23 @@ def _sequences(node: Node, gates: int, batch_first: bool) -> Sequences:
     if batch_first:
         x = node.emit(R.permute_dims(x, [1, 0, 2]))
     steps, batch, _ = node.shape(x)
-    rows = node.shape(2)[2]
+    # Where weights are quantised, they are stored turned.
+    turned = node.kind == cells.QUANTIZED
+    rows, columns = node.shape(2)[1 if turned else 2], node.shape(1)[2 if turned else 1]
     hidden = node.attr("hidden_size", rows)
-    if hidden != rows or node.sizes.equal(node.shape(1)[1], gates * hidden) is not True:
+    if hidden != rows or node.sizes.equal(columns, gates * hidden) is not True:
         raise node.refuse(f"hidden_size is {hidden}, which its weights do not fit")
     lengths = node.emit(node.tensor(4)) if node.has(4) else None
+    if turned and lengths is not None:
+        x = _reached(node, x, lengths)
     return Sequences(x, steps, batch, lengths, hidden, node.dtype(x))
+
+
+def _reached(node: Node, x: relax.Expr, lengths: relax.Expr) -> relax.Expr:
+    """`x` with zeros where all sequences are over: their range does not count."""
+    last = R.max(R.astype(lengths, "int64"))
+    seen = R.less(R.arange(0, node.shape(x)[0], 1, "int64"), node.emit(last))
+    return node.emit(R.where(R.expand_dims(seen, [1, 2]), x, node.scalar(0, node.dtype(x))))
 
 
 def _initial(
@@ -104,7 +127,7 @@ def _direction(
     node: Node, sequences: Sequences, cell: cells.Cell, state: list[relax.Expr], backwards: bool
 ) -> Pass:
     # One product for all steps; a loop would begin to read the weights anew with every step.
-    inputs = node.emit(R.add(R.matmul(sequences.x, cell.weights.inputs), cell.bias))
+    inputs = node.emit(R.add(cell.weights.inputs.times(node, sequences.x), cell.bias))
     wanted = bool(node.proto.output[0])
 
     def step(place: relax.Var, inner: Sequence[relax.Var]) -> Turn:
