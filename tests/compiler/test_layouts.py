@@ -175,3 +175,32 @@ def test_transposed_convolutions(tmp_path: Path, case: Any) -> None:
         expected = functional.conv_transpose2d(x, w, stride=stride, **keys).relu()
         found = np.asarray(module(x.numpy(), w.numpy()))
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+WINOGRAD = [  # images, channels, size, filters, padding
+    (1, 32, (24, 24), 48, 1),
+    (2, 24, (27, 18), 33, 0),
+    (1, 19, (30, 41), 24, (0, 1)),
+]
+
+
+@pytest.mark.parametrize("case", WINOGRAD, ids=str)
+def test_convolutions_by_transformed_tiles(tmp_path: Path, case: Any) -> None:
+    images, channels, size, filters, pad = case
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(channels, filters, 3, padding=pad), torch.nn.ReLU()
+    )
+    x = torch.randn(images, channels, *size, generator=torch.Generator().manual_seed(0))
+    options = nexus_compiler.CompileOptions(store=LocalStore(tmp_path))
+    targets = ("native", "x86-64-v3")
+    artifact = nexus_compiler.compile(network.eval(), args=(x,), targets=targets, options=options)
+    with torch.no_grad():
+        expected = network.double()(x.double()).numpy()
+    for target in targets:
+        module = nexus_runtime.load(artifact, target=target)
+        error = np.abs(np.asarray(module(x.numpy())) - expected).max()
+        # Sums of 9 * channels products, ten times the rounding of the direct sum.
+        assert error <= 10 * 9 * channels * np.finfo(np.float32).eps * np.abs(expected).max()
+        work = artifact.work(target)
+        assert work is not None
+        assert {"winograd", "matmul"} <= {kernel.family for kernel in work.kernels.values()}

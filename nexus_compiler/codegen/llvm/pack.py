@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import tvm
 from tvm import IRModule, relax, te, tirx, topi
 
+from nexus_compiler.codegen.llvm import winograd
 from nexus_compiler.codegen.llvm.schedules import build, tiles
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.passes.legalize import Legalization, Legalize, default
@@ -60,6 +61,8 @@ def _packed(operator: str, machine: Machine, known: set[relax.Var]) -> Legalizat
         rows = build.known(build.product(list(call.ty.shape)[:-1]))
         columns, dtype = int(weight.ty.shape[-1]), str(weight.ty.dtype)
         width = tiles.choose(rows, columns, dtype, machine, pitch=_pitch(operator, call)).columns
+        if operator == "relax.nn.conv2d" and winograd.pays(call):
+            return _by_winograd(builder, call, machine)
         return builder.call_te(
             _KERNELS[operator],
             x,
@@ -71,6 +74,23 @@ def _packed(operator: str, machine: Machine, known: set[relax.Var]) -> Legalizat
         )
 
     return legalize
+
+
+def _by_winograd(builder: relax.BlockBuilder, call: relax.Call, machine: Machine) -> relax.Expr:
+    x, weight = call.args
+    n, rows, columns, filters = (int(size) for size in call.ty.shape)
+    padding = [int(p) for p in call.attrs.padding]
+    values = builder.emit(builder.call_te(winograd.transformed, x, rows, columns, padding))
+    tile_count, channels = int(values.ty.shape[2]), int(values.ty.shape[3])
+    pitch = channels * 4
+    width = tiles.choose(tile_count, filters, str(weight.ty.dtype), machine, pitch=pitch).columns
+    packed = builder.emit(builder.call_te(winograd.kernels, weight, winograd.matrix(), width))
+    found = builder.emit(
+        builder.call_te(winograd.products, values, packed, filters, primfunc_attrs=_EPILOGUES_FUSE)
+    )
+    return builder.call_te(
+        winograd.results, found, n, rows, columns, primfunc_attrs=_EPILOGUES_FUSE
+    )
 
 
 def _is_packable(operator: str, call: relax.Call) -> bool:

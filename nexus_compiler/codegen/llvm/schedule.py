@@ -8,13 +8,13 @@ from typing import ClassVar
 from tvm import IRModule, s_tir, tirx
 
 from nexus_compiler.codegen.llvm import vector_math, work
-from nexus_compiler.codegen.llvm.schedules import chain, kernel, matmul, slide, sweep
+from nexus_compiler.codegen.llvm.schedules import chain, kernel, matmul, slide, sweep, winograd
 from nexus_compiler.codegen.llvm.schedules.initialise import initialise
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.passes.base import Pass
 from nexus_runtime.work import NAIVE
 
-FAMILIES = (sweep.schedule, slide.schedule, matmul.schedule, chain.schedule)
+FAMILIES = (winograd.schedule, sweep.schedule, slide.schedule, matmul.schedule, chain.schedule)
 """In the order of asking; the first that knows the kernel's form wins."""
 
 

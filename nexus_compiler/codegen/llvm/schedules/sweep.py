@@ -74,10 +74,10 @@ def recognise(kernel_: Kernel) -> Sweep | None:
     value = _inlined(stage.store.value, pads)
     if build.known(channel.dom.extent) is None or not _in_lanes(stage, value, channel.var):
         return None
-    guards = tuple(_guards(value))
-    if any(channel.var in kernel.variables(guard) for guard in guards):
+    borders = tuple(guards(value))
+    if any(channel.var in kernel.variables(guard) for guard in borders):
         return None
-    return Sweep(placement, value, guards, tuple(outer), pixel, channel)
+    return Sweep(placement, value, borders, tuple(outer), pixel, channel)
 
 
 def _inlined(value: Any, pads: Sequence[Stage]) -> Any:
@@ -104,7 +104,13 @@ def _in_lanes(stage: Stage, value: Any, channel: tirx.Var) -> bool:
     )
 
 
-def _guards(value: Any) -> list[Any]:
+def unguarded(value: Any) -> Any:
+    """`value` as it is where all its conditions hold."""
+    within = (Call, lambda call: call.args[1] if _is_choice(call) else call)
+    return tvm_ffi.structural_map(value, within)
+
+
+def guards(value: Any) -> list[Any]:
     """The conditions of the choices in `value`."""
     found: list[Any] = []
 
@@ -127,8 +133,7 @@ class _Writer:
         self._rows = build.product([form.pixel.dom.extent])
         self._columns = int(form.channel.dom.extent)
         self._tiling: Tiling = choose(build.known(self._rows), self._columns, self._dtype, machine)
-        inside = (Call, lambda call: call.args[1] if _is_choice(call) else call)
-        self._unguarded = tvm_ffi.structural_map(form.value, inside)
+        self._unguarded = unguarded(form.value)
 
     def tasks(self) -> tirx.Stmt:
         """Every tile of every line."""
