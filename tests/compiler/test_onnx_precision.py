@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 import torch
-from onnx_models import execute, floats, single
+from onnx_models import execute, floats, model, node, single
 from torch.nn import functional
 
+import nexus_compiler
+import nexus_runtime
 from nexus_compiler.frontend.onnx import capture
 
 
@@ -76,3 +80,19 @@ def test_softmax(op: str, opset: int) -> None:
     powers = np.exp(x.astype("float64"))
     wanted = powers / powers.sum(1, keepdims=True)
     exactly(run(op, x, opset=opset, axis=1), np.log(wanted) if op == "LogSoftmax" else wanted)
+
+
+def test_rounding_to_bfloat16_around_an_elementary_function() -> None:
+    kinds = {"to": onnx.TensorProto.BFLOAT16}, {"to": onnx.TensorProto.FLOAT}
+    steps = ["Cast", "Cast", "Exp", "Cast", "Cast"]
+    names = ["x", "a", "b", "c", "d", "y"]
+    nodes = [
+        node(op, names[i], names[i + 1], **(kinds[(i - (i > 2)) % 2] if op == "Cast" else {}))
+        for i, op in enumerate(steps)
+    ]
+    built = nexus_compiler.compile(model(nodes, {"x": ("float32", (64,))}))
+    x = floats(64)
+    rounded = x.astype(ml_dtypes.bfloat16).astype("float32")
+    wanted = np.exp(rounded).astype(ml_dtypes.bfloat16).astype("float32")
+    found = nexus_runtime.load(built).run("main", {"x": x})["y"]
+    np.testing.assert_allclose(found, wanted, rtol=2**-7)
