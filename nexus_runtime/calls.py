@@ -79,6 +79,7 @@ class CallPlan:
         for value, dtype in zip(values, self._dtypes):
             if type(value) is not np.ndarray or value.dtype != dtype:
                 return False
+        # Not a generator: that costs more than the rest.
         return tuple([value.shape for value in values]) in self._accepted
 
     def _checked(self, values: Mapping[str, Any]) -> list[np.ndarray]:

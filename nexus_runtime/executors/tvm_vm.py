@@ -118,10 +118,10 @@ class TvmExecutor:
     def _call(
         self, function: str, entry: str, arguments: Sequence[np.ndarray], more: Sequence[Any]
     ) -> list[np.ndarray]:
-        given = [self._tensor(argument) for argument in arguments]
+        given = (*map(self._tensor, arguments), *more)
         machine = self._take()
         try:
-            results = machine[entry](*given, *more)
+            results = machine[entry](*given)
         finally:
             self._idle.append(machine)
         item = self._item
