@@ -14,6 +14,7 @@ import sympy
 import torch
 from tvm import IRModule, relax
 
+from nexus_compiler.dynamo import views
 from nexus_compiler.dynamo.record import CompiledGraph
 from nexus_compiler.frontend.graph import CapturedGraph, Source
 from nexus_compiler.frontend.torch import sizes
@@ -53,7 +54,7 @@ def compile_graph(
         CaptureError: an input is neither a tensor nor a whole number.
     """
     started = time.perf_counter()
-    trace = _Trace(module)
+    trace = _Trace(module, kind)
     if not trace.tensors:  # nothing to compute: a graph that only hands inputs on
         call: Callable[..., list[Any]] = _Call(trace, None)
         return call, CompiledGraph.of(kind, module, time.perf_counter() - started, 0, 0)
@@ -78,14 +79,16 @@ class _Trace:
     Attributes:
         tensors: the graph's results that must be computed, each once.
         results: for each result ("tensor", place in `tensors`), ("input", place of a placeholder),
-            ("size", expression) or ("constant", value).
+            ("view", (what it is of: one of these two, `View`)), ("size", expression) or
+            ("constant", value).
         places: the positions of the tensors among the placeholders.
         symbols: for each symbol (placeholder, axis), or (placeholder, None) for a whole number.
         lone: symbols that are no dimension of any tensor: each needs an input of that length.
     """
 
-    def __init__(self, module: torch.fx.GraphModule) -> None:
+    def __init__(self, module: torch.fx.GraphModule, kind: str) -> None:
         self._module = module
+        self._backward = kind == "backward"
         self.placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
         self.values = [sizes.plain(n.meta.get("val")) for n in self.placeholders]
         self.places = [i for i, v in enumerate(self.values) if isinstance(v, torch.Tensor)]
@@ -94,6 +97,7 @@ class _Trace:
         self._find_symbols()
         (output,) = [n for n in module.graph.nodes if n.op == "output"]
         self.tensors: list[torch.fx.Node] = []
+        self._returned_nodes = {n for n in output.args[0] if isinstance(n, torch.fx.Node)}
         self.results = [self._result(item) for item in output.args[0]]
 
     def _find_symbols(self) -> None:
@@ -116,9 +120,27 @@ class _Trace:
         value = sizes.plain(item.meta.get("val"))
         if not isinstance(value, torch.Tensor):
             return ("size", value) if isinstance(value, sympy.Basic) else ("constant", value)
-        if item not in self.tensors:
-            self.tensors.append(item)
-        return "tensor", self.tensors.index(item)
+        return self._view(item) or self._tensor(item)
+
+    def _tensor(self, node: torch.fx.Node) -> tuple[str, Any]:
+        if node not in self.tensors:
+            self.tensors.append(node)
+        return "tensor", self.tensors.index(node)
+
+    def _view(self, node: torch.fx.Node) -> tuple[str, Any] | None:
+        """`node` as a view of an input or of another result, if it is one."""
+        base = views.base_of(node)
+        given = base in self.placeholders
+        # What a forward pass saves, we may have laid out otherwise than PyTorch would have.
+        if base is node or (given and self._backward):
+            return None
+        if not given and (base not in self._returned_nodes or not views.is_packed(base)):
+            return None
+        view = views.view_of(node, base)
+        if view is None or not views.symbols(view) <= set(self.symbols):
+            return None
+        origin = ("input", self.placeholders.index(base)) if given else self._tensor(base)
+        return "view", (origin, view)
 
     def captured(self, kind: str) -> CapturedGraph:
         """The graph in Relax; its inputs are called as the placeholders are."""
@@ -205,7 +227,15 @@ class _Call:
             return as_tensor(found[value])
         if what == "input":
             return args[value]
-        if what == "size":
-            sizes_now = {s: sympy.Integer(self._size(s, args)) for s in value.free_symbols}
-            return int(value.xreplace(sizes_now))
-        return value
+        if what == "view":
+            (base, place), view = value
+            return view.of(
+                self._pick(base, place, args, found), lambda size: self._number(size, args)
+            )
+        return self._number(value, args) if what == "size" else value
+
+    def _number(self, size: sizes.Size, args: Any) -> int:
+        if isinstance(size, int):
+            return size
+        sizes_now = {s: sympy.Integer(self._size(s, args)) for s in size.free_symbols}
+        return int(size.xreplace(sizes_now))

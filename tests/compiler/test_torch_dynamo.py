@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -147,6 +147,34 @@ def test_sizes_in_and_out() -> None:
         torch.testing.assert_close(line, wanted[0])
         torch.testing.assert_close(flat, wanted[1])
         assert number == wanted[2]
+
+
+def views_of_a_result(x: Any) -> Any:
+    y = x * 2
+    return y, y.t(), y[x.shape[0] - 2 :]
+
+
+VIEWS: dict[str, Callable[[Any], Any]] = {
+    "expanded": lambda x: x[:1].expand(x.shape[0], -1),
+    "reshaped": lambda x: x.view(-1, x.shape[0]),
+    "cut": lambda x: x[x.shape[0] - 2 :],
+    "of a result": views_of_a_result,
+    "of a part": lambda x: (x[1:].t(), x[:, ::2] + 1),
+}
+
+
+@pytest.mark.parametrize("name", list(VIEWS))
+def test_views_share_the_memory_of_their_base(name: str) -> None:
+    compiled = torch.compile(VIEWS[name], backend="nexus")
+    for rows in (4, 5, 6):
+        x = torch.randn(rows + 1, 4)[1:]  # which does not begin where its memory begins
+        found, wanted = leaves(compiled(x)), leaves(VIEWS[name](x))
+        for ours, theirs in zip(found, wanted, strict=True):
+            assert ours.stride() == theirs.stride()
+            torch.testing.assert_close(ours, theirs)
+        for base in (found[0], wanted[0], x):
+            base.zero_()
+        torch.testing.assert_close(found, wanted)
 
 
 def test_dtypes_and_empty_tensors() -> None:

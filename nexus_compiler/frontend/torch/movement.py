@@ -74,7 +74,8 @@ def stack(node: Node) -> Any:
     """Joins tensors on a new axis."""
     axis = node.axis(rank=len(node.shape))
     parts = [node.cast(value, node.dtype) for value in node["tensors"]]
-    return R.concat([node.emit(R.expand_dims(part, [axis])) for part in parts], axis)
+    wide = [node.emit(R.expand_dims(part, [axis])) for part in parts]
+    return R.concat(node.importer.of_one_size(wide, axis), axis)
 
 
 @op("flip")
