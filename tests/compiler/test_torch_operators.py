@@ -50,7 +50,12 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "dilated": (lambda x, w: F.conv2d(x, w, dilation=2, stride=2), (image(), image(3, 4, 2, 2))),
     "conv3d": (F.conv3d, (image(1, 2, 4, 4, 4), image(3, 2, 2, 2, 2))),
     "transposed": (
-        lambda x, w: F.conv_transpose2d(x, w, stride=2, output_padding=1, groups=2),
+        lambda x, w: (F.conv_transpose2d(x, w, stride=2, output_padding=1, groups=2),
+                      F.conv_transpose2d(x, w, w[0, :, 0, 0], stride=(3, 2), padding=(0, 1)),
+                      F.conv_transpose2d(x, w, stride=2, padding=1, output_padding=(1, 0)),
+                      F.conv_transpose2d(x, w[..., :1, :1], stride=2, output_padding=1),
+                      F.conv_transpose2d(x, w, stride=2, dilation=2),
+                      F.conv_transpose1d(x[:, :, 0], w[..., 0], stride=2)),
         (image(), image(4, 2, 3, 3)),
     ),
     "grid_sample": (lambda x, g: F.grid_sample(x, g, align_corners=False), (image(), GRID)),

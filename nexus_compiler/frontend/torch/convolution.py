@@ -60,9 +60,13 @@ def spread_conv(
 ) -> relax.Var:
     """The transpose of a convolution: each element of `x` adds its window of `weight` to `out`.
 
-    As a plain convolution of stride 1 over `x` with zeros between its elements.
+    Where `SubPixel` cannot turn it into a better one, this is a plain convolution of stride 1 over
+    `x` with zeros between its elements.
     """
     groups = node["groups"] if "groups" in node else shape[1]
+    extra = _output_padding(shape, spec, out)
+    if extra is not None and groups == 1:
+        return _transposed(node, x, weight, spec, extra)
     x = windows.stuffed(node, x, shape, spec.stride)
     pairs: list[tuple[Any, Any]] = [(0, 0), (0, 0)]
     for axis in range(spec.rank):
@@ -82,6 +86,36 @@ def spread_conv(
             turned = node.emit(R.flip(turned, axis + 2))
     plain = Window(spec.kernel, (1,) * spec.rank, (0,) * spec.rank, spec.dilation)
     return _conv(node, x, turned, plain, groups)
+
+
+def _output_padding(
+    shape: Sequence[Size], spec: Window, out: Sequence[Size]
+) -> tuple[int, ...] | None:
+    """What `out` has at the end beyond the last window; None if Relax's operator does not fit."""
+    if spec.rank != 2 or set(spec.dilation) != {1} or set(spec.stride) == {1}:
+        return None
+    extra = [
+        size - (length - 1) * stride + 2 * padding - kernel
+        for size, length, stride, padding, kernel in zip(
+            out, shape[2:], spec.stride, spec.padding, spec.kernel
+        )
+    ]
+    known = [sizes.number(e) if sizes.is_symbolic(e) else e for e in extra]
+    fits = all(isinstance(e, int) and 0 <= e < s for e, s in zip(known, spec.stride))
+    return tuple(known) if fits else None
+
+
+def _transposed(node: Node, x: Any, weight: Any, spec: Window, extra: tuple[int, ...]) -> relax.Var:
+    return node.emit(
+        R.nn.conv2d_transpose(
+            x,
+            weight,
+            strides=spec.stride,
+            padding=(*spec.padding, *spec.padding),
+            output_padding=extra,
+            kernel_layout="IOHW",
+        )
+    )
 
 
 @op("convolution_backward")
