@@ -21,6 +21,7 @@ from nexus_compiler.frontend.onnx.values import R, Value, host, is_float
 
 _METHODS = {"nearest": "nearest_neighbor", "linear": "linear", "cubic": "cubic"}
 _DYNAMIC = {"half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"}
+_IMAGE = 4  # axes of a batch of images
 FEW = 4
 """With more taps than these, a product with a matrix is less work than picking them."""
 
@@ -157,6 +158,10 @@ def _axes(
 
 def _static(node: Node, x: relax.Expr, how: Filter, axes: dict[int, Axis]) -> relax.Expr:
     dtype = node.dtype(x)
+    if _doubles(node, how, axes):
+        sizes = tuple(axes[i].target if i in axes else node.shape(x)[i] for i in (2, 3))
+        options = {"method": "nearest_neighbor", "rounding_method": "floor"}
+        return R.image.resize2d(x, sizes, coordinate_transformation_mode="asymmetric", **options)
     extra = node.attr("extrapolation_value", 0.0)
     exact = how.mode == "nearest" or dtype in {"float32", "float64"}
     if not exact and not is_float(dtype) and how.mode == "cubic":
@@ -171,6 +176,23 @@ def _static(node: Node, x: relax.Expr, how: Filter, axes: dict[int, Axis]) -> re
             mask = node.importer.tensor(host(outside.reshape(-1, *shape)))
             result = node.emit(R.where(mask, node.scalar(extra, node.dtype(result)), result))
     return result if exact else R.astype(result, dtype)
+
+
+def _doubles(node: Node, how: Filter, axes: dict[int, Axis]) -> bool:
+    """Whether every pixel of an image is written two, four, ... times in a row.
+
+    TVM's operator is exact then, and can be moved to another order of axes with its neighbours.
+    """
+    if how.mode != "nearest" or node.rank(node.tensor(0)) != _IMAGE or not set(axes) <= {2, 3}:
+        return False
+    for axis in axes.values():
+        times, rest = divmod(axis.target, axis.size)
+        at = interpolation.coordinates(axis, how.coordinates)
+        found = interpolation.nearest(at, how.rounding, axis.size)
+        wanted = np.arange(axis.target) // max(times, 1)
+        if rest or times & (times - 1) or not np.array_equal(found, wanted):
+            return False
+    return bool(axes)
 
 
 def _along(
