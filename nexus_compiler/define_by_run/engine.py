@@ -134,12 +134,12 @@ class Engine:
         return compiled
 
     def _build(self, session: Session, graph: Graph, pattern: Any) -> tuple[Module, str]:
-        from nexus_compiler.define_by_run.gradients import differentiate
         from nexus_compiler.frontend.tracing import emission
         from nexus_compiler.ir import canonical
+        from nexus_compiler.passes.differentiate import emit_gradients
         from nexus_compiler.pipeline import compile
 
-        captured = emission.capture(graph, pattern, differentiate)
+        captured = emission.capture(graph, pattern, emit_gradients)
         digest = canonical.digest(captured.module["main"])
         module = self._modules.get(digest)
         if module is None:

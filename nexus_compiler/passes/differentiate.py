@@ -23,6 +23,8 @@ _GRADIENT = "FPrimalGradient"
 _NOTHING = Op.get("relax.grad.no_grad")
 Adjoint = Any
 """An expression, or for a tuple a list of adjoints; None where nothing has reached it yet."""
+_Pair = tuple[Any, Any]
+"""A variable and what it is bound to."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,10 @@ class Differentiate(Pass):
     """Append the gradients of a function's first result to what it returns.
 
     `function(...) -> (loss, rest...)` becomes `-> (loss, rest..., gradient of each wanted one...)`.
+    Of a loss with several elements they are the gradients of its sum.
 
     Attributes:
-        function: the name of the function; its loss is a float scalar.
+        function: the name of the function; its loss is of a float type.
         wanted: positions of the parameters to differentiate by.
     """
 
@@ -58,6 +61,53 @@ class Differentiate(Pass):
         updated = IRModule(dict(module.functions.items()), attrs=module.attrs)
         updated.update_func(updated.get_global_var(self.function), block.get()[self.function])
         return updated
+
+
+def emit_gradients(
+    block: relax.BlockBuilder,
+    bindings: list[_Pair],
+    loss: Any,
+    sources: list[Any],
+) -> list[Any]:
+    """Emit the gradients of `loss` by `sources` to `block`, behind `bindings`.
+
+    The bindings between the sources and the loss are handed to the pass as a function of their own,
+    with the very variables of the block; what the pass appends to it is emitted to the block, and
+    appended to `bindings`.
+
+    Raises:
+        UnsupportedOperator: an operator on the way has no gradient.
+    """
+    between = _between(bindings, sources)
+    defined = {variable for variable, _ in between}
+    free = {one: None for _, value in between for one in relax.analysis.free_vars(value)}
+    free[loss] = None  # it may not depend on the sources at all
+    params = [*sources, *(one for one in free if one not in defined and one not in sources)]
+    function = _function(params, between, loss)
+    wanted = tuple(range(len(sources)))
+    result = Differentiate("main", wanted).apply(IRModule({"main": function}))["main"]
+    *added, last = list(result.body.blocks[0].bindings)[len(between) :]
+    for binding in added:
+        block.emit_normalized(binding)
+        bindings.append((binding.var, binding.value))
+    return list(last.value.fields)[1:]
+
+
+def _between(bindings: list[_Pair], sources: list[Any]) -> list[_Pair]:
+    active, found = set(sources), []
+    for variable, value in bindings:
+        if variable not in active and any(one in active for one in relax.analysis.free_vars(value)):
+            active.add(variable)
+            found.append((variable, value))
+    return found
+
+
+def _function(params: list[Any], bindings: list[_Pair], loss: Any) -> relax.Function:
+    output = relax.Tuple([loss])
+    result = relax.Var("result", relax.TupleType([loss.ty]))
+    listed = [relax.VarBinding(variable, value) for variable, value in bindings]
+    block = relax.DataflowBlock([*listed, relax.VarBinding(result, output)])
+    return relax.Function(params, relax.SeqExpr([block], result), result.ty)
 
 
 def _differentiate(
@@ -114,9 +164,7 @@ class _Sweep:
                 self._active.add(binding.var)
 
     def seed(self, loss: relax.Var) -> None:
-        self._adjoints[loss] = self._block.emit(
-            relax.op.ones(relax.ShapeExpr([]), str(loss.ty.dtype))
-        )
+        self._adjoints[loss] = self._block.emit(relax.op.ones(loss.ty.shape, str(loss.ty.dtype)))
 
     def gradient(self, source: relax.Var) -> relax.Expr:
         """The adjoint of `source`; zeros where the loss does not depend on it."""
@@ -137,6 +185,10 @@ class _Sweep:
             parts: list[Adjoint] = [None] * len(value.tuple_value.ty.fields)
             parts[value.index] = adjoint
             self._add(value.tuple_value, parts)
+        elif isinstance(value, relax.Call | relax.If):
+            raise UnsupportedOperator(
+                "loops and branches have no gradient", hint="write their steps out"
+            )
         else:
             raise InternalError(f"cannot differentiate a {type(value).__name__}: {value}")
 

@@ -164,6 +164,7 @@ class Importer:
         if graph.sparse_initializer:
             raise CaptureError("the model has sparse weights", hint="export it with dense weights")
         wanted = [value.name for value in graph.output]
+        scope.nodes = graph.node
         found = self.run(support.needed(graph.node, wanted), wanted, scope)
         if scope.outer is not None and (narrow := {self.dtype(v) for v in found} & set(BITS)):
             raise UnsupportedOperator(f"a branch or loop returns {narrow.pop()}", hint="cast it")
@@ -216,7 +217,7 @@ class Importer:
         scope = Scope({**node.scope.opsets, **opsets})
         scope.values.update(dict.fromkeys(function.input))
         scope.values.update(zip(function.input, node.values))
-        nodes = functions.instantiate(function, node.proto, node.opset)
+        nodes = scope.nodes = functions.instantiate(function, node.proto, node.opset)
         asked = [inner for inner, name in zip(function.output, node.proto.output) if name]
         known = dict(zip(asked, self.run(support.needed(nodes, asked), asked, scope)))
         return [known.get(name) for name in function.output]

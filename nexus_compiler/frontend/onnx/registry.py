@@ -27,6 +27,7 @@ FAMILIES = (
     "determinant",
     "dynamic",
     "elementwise",
+    "gradient",
     "grams",
     "index",
     "late",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+import onnx
 
 from nexus_compiler.frontend.onnx.values import Value
 from nexus_runtime.errors import CaptureError
@@ -11,11 +13,16 @@ from nexus_runtime.errors import CaptureError
 
 @dataclass
 class Scope:
-    """The names that a graph, or the body of a function or branch, can see."""
+    """The names that a graph, or the body of a function or branch, can see.
+
+    Attributes:
+        nodes: all nodes of the graph, also those that no output needs.
+    """
 
     opsets: Mapping[str, int]
     values: dict[str, Value | None] = field(default_factory=dict[str, Value | None])
     outer: Scope | None = None
+    nodes: Sequence[onnx.NodeProto] = ()
 
     def lookup(self, name: str) -> Value | None:
         """The value called `name`; None for "", which stands for an absent input."""

@@ -24,17 +24,17 @@ def needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx
     for node in reversed(nodes):
         if wanted.intersection(node.output):
             kept.append(node)
-            wanted |= _read(node)
+            wanted |= read(node)
     return kept[::-1]
 
 
-def _read(node: onnx.NodeProto) -> set[str]:
+def read(node: onnx.NodeProto) -> set[str]:
     """The names that `node` reads, also those from inside its branches."""
     names = set(node.input)
     for graph in graphs(node):
         names |= {value.name for value in graph.output}
         for inner in graph.node:
-            names |= _read(inner)
+            names |= read(inner)
     return names
 
 
