@@ -12,6 +12,7 @@ from tvm import IRModule, s_tir, tirx
 from tvm.ir import Op
 from tvm.ir.expr import Call, TensorLoad
 from tvm.s_tir.stmt import SBlock, SBlockRealize
+from tvm.sym import Analyzer
 
 _KEPT, _REDUCED = 0, 2  # the codes of `IterVar.iter_type`
 # Values that take about as long as storing and loading one: may be computed twice.
@@ -173,9 +174,32 @@ def _read_stage(nest: tirx.Stmt) -> Stage | None:
         store, init = tirx.BufferStore(store.buffer, value, store.indices), None
     if init is None and loads(store.value, store.buffer):
         return None
-    store = drop_units(store, block.iter_vars)
+    store = _tidy(drop_units(store, block.iter_vars), axes)
     begin = None if init is None else drop_units(init.value, block.iter_vars)
     return Stage(block.name_hint, spatial, reduced, store, begin)
+
+
+def _tidy(store: tirx.BufferStore, axes: Sequence[tirx.IterVar]) -> Any:
+    """`store` with divisions in subscripts that the extents of `axes` make unnecessary left out.
+
+    A reshape before a transposition divides by sizes that no subscript reaches; only without them
+    are loops seen to walk through memory in order.
+    """
+    analyzer = Analyzer()
+    for axis in axes:
+        analyzer.bind(axis.var, axis.dom)
+
+    def simple(index: Any) -> Any:
+        divided = contains(index, tirx.FloorDiv) or contains(index, tirx.FloorMod)
+        # `variable // size` and `variable % size` say how packed weights lie, of one tile, too.
+        plain = isinstance(index, (tirx.FloorDiv, tirx.FloorMod)) and isinstance(index.a, tirx.Var)
+        return analyzer.simplify(index) if divided and not plain else index
+
+    def load(old: TensorLoad) -> Any:
+        return tirx.BufferLoad(old.source, [simple(index) for index in old.indices])
+
+    value = replace_all_loads(store.value, load)
+    return tirx.BufferStore(store.buffer, value, [simple(index) for index in store.indices])
 
 
 def _first(value: Any, _: TensorLoad) -> Any:

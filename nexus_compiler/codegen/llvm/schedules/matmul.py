@@ -13,6 +13,7 @@ from typing import Any
 from tvm import tirx
 
 from nexus_compiler.codegen.llvm.schedules import build, kernel, spatial
+from nexus_compiler.codegen.llvm.schedules.blocks import Block, Blocks, blocks
 from nexus_compiler.codegen.llvm.schedules.kernel import Kernel
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.codegen.llvm.schedules.product import Product, recognise
@@ -91,6 +92,8 @@ class _Writer:
             build.ceil(self._rows, self._tiling.rows),
             build.ceil(self._columns, self._tiling.columns),
         )
+        if (found := self._blocks(across)) and not follow:
+            return self._in_blocks(found, [*lead, across], build.known(down) or 0)
         turns = [*lead, across, *follow, down]
 
         def one(flat: Any) -> tirx.Stmt:
@@ -112,8 +115,41 @@ class _Writer:
 
         return build.loop(build.product(turns), one, self._kind(), "tile")
 
+    def _blocks(self, across: Any) -> Blocks | None:
+        in_order = bool(self._form.packed) or self._packed is not None
+        if len(self._steps) != 1 or not in_order:
+            return None
+        steps, init = self._steps[0].dom.extent, self._form.stage.init
+        return blocks(steps, self._rows, across, self._tiling, self._dtype, init)
+
+    def _in_blocks(self, found: Blocks, turns: list[Any], down: int) -> tirx.Stmt:
+        def group(flat: Any) -> tirx.Stmt:
+            *place, tile, which = build.unflatten(flat, [*turns, -(-down // found.group)])
+            values = build.bind(self._packed_outer, place)
+
+            def rows(number: Any, block: Block) -> tirx.Stmt:
+                def piece(column: Any, width: int) -> tirx.Stmt:
+                    def part(first: Any, height: int) -> tirx.Stmt:
+                        return self._tile(values, first, height, tile, column, width, block)
+
+                    return pick_rows(self._rows, self._tiling, number, part)
+
+                return pick_columns(self._columns, self._tiling, tile, piece)
+
+            return found.write(down, which, rows)
+
+        many = build.product([*turns, -(-down // found.group)])
+        return build.loop(many, group, self._kind(), "group")
+
     def _tile(
-        self, values: dict[Any, Any], row: Any, height: int, tile: Any, column: Any, width: int
+        self,
+        values: dict[Any, Any],
+        row: Any,
+        height: int,
+        tile: Any,
+        column: Any,
+        width: int,
+        block: Block | None = None,
     ) -> tirx.Stmt:
         """Clear, sum up and store one tile."""
         form, lanes = self._form, self._tiling.lanes
@@ -142,7 +178,10 @@ class _Writer:
             return form.placement.finish(values | build.split(form.rows, row + i) | at, total[i, j])
 
         store = cells(height, width, lanes, finish)
-        body = [each(clear), build.nest(build.extents(self._steps), step), store]
+        if block is None:
+            body = [each(clear), build.nest(build.extents(self._steps), step), store]
+        else:
+            body = block.around(total, column, each, step, store)
         return build.scope([total], build.sequence(body), "tile")
 
     def _load(self, values: dict[Any, Any], tile: Any, column: Any) -> Any:

@@ -22,9 +22,17 @@ _VECTORS = 4  # accumulators: an addition takes four cycles and one can start in
 
 
 def lane_axis(stage: Stage) -> tirx.IterVar | None:
-    """The kept axis along which the operands lie in order, if there is one."""
-    for load in kernel.loads(stage.store.value):
-        if load.source.same_as(stage.store.buffer) or not load.indices:
+    """The kept axis along which the operands lie in order, if there is one.
+
+    Only the operands of the most axes count: in a variance the mean follows the kept axis, but is
+    small against what lies in order along the reduced one.
+    """
+    axes = {axis.var for axis in (*stage.spatial, *stage.reduced)}
+    found = [load for load in kernel.loads(stage.store.value) if load.indices]
+    found = [load for load in found if not load.source.same_as(stage.store.buffer)]
+    sizes = [len(kernel.variables(list(load.indices)) & axes) for load in found]
+    for load, size in zip(found, sizes):
+        if size < max(sizes):
             continue
         for axis in reversed(stage.spatial):
             if axis.var.same_as(load.indices[-1]):

@@ -1,0 +1,108 @@
+"""The steps of a product in blocks: what tiles of rows read again stays in the second cache.
+
+A panel of the right operand is read once for every tile of rows. Where it is larger than the
+cache, each time comes from memory; in blocks of steps (the `kc` of Goto & van de Geijn 2008) it
+comes once. The sums wait in a buffer of the group of rows until the next block. Measured for 128
+rows of 3072 steps: 222 instead of 189 GFLOP/s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm import tirx
+
+from nexus_compiler.codegen.llvm.schedules import build
+from nexus_compiler.codegen.llvm.schedules.tiles import Tiling, cells
+
+_PANEL = 163840  # bytes of a block's panel: a sixth of a cache of 1 MiB, rows need some, too
+_GROUP, _FEW = 32, 8  # tiles of rows that share a block: at most, and where there are few tasks
+_TASKS = 16
+_REREAD = 4  # tiles of rows from which on sums may be stored and loaded again
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of steps for one tile: from `begin` on, so many; `kept`[row, column] are its sums.
+
+    `last` holds where the sums are complete.
+    """
+
+    begin: Any
+    steps: int
+    kept: tirx.Buffer
+    row: Any
+    last: Any
+
+    def around(
+        self, total: tirx.Buffer, column: Any, each: Any, step: Any, store: tirx.Stmt
+    ) -> list[tirx.Stmt]:
+        """The statements of a tile that sums up in `total` and whose first column is `column`."""
+
+        def fetch(i: Any, j: Any) -> tirx.Stmt:
+            return tirx.BufferStore(total, self.kept[self.row + i, column + j], [i, j])
+
+        def keep(i: Any, j: Any) -> tirx.Stmt:
+            return tirx.BufferStore(self.kept, total[i, j], [self.row + i, column + j])
+
+        sums = build.loop(self.steps, lambda k: step([self.begin + k]))
+        return [each(fetch), sums, build.branch(self.last, store, each(keep))]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """`count` blocks of `steps` for groups of `group` tiles of rows."""
+
+    count: int
+    steps: int
+    group: int
+    tiling: Tiling
+    dtype: str
+    init: Any
+
+    def write(self, down: int, which: Any, tile: Callable[[Any, Block], tirx.Stmt]) -> tirx.Stmt:
+        """Group number `which` of `down` tiles; `tile(number, block)` is one."""
+        high, columns = self.tiling.rows, self.tiling.columns
+        kept = tirx.decl_buffer((self.group * high, columns), self.dtype, "kept")
+        begin = which * self.group
+
+        def clear(row: Any) -> tirx.Stmt:
+            def one(_: Any, j: Any) -> tirx.Stmt:
+                return tirx.BufferStore(kept, self.init, [row, j])
+
+            return cells(1, columns, self.tiling.lanes, one)
+
+        def turn(number: Any) -> tirx.Stmt:
+            last = tirx.EQ(number, build.number(self.count - 1))
+
+            def one(i: Any) -> tirx.Stmt:
+                return tile(begin + i, Block(number * self.steps, self.steps, kept, i * high, last))
+
+            return build.loop(build.part(down, which, self.group), one, name="tile")
+
+        # Clearing also keeps the buffer outside of the loops: TVM moves it to what it thinks is
+        # its innermost use.
+        body = [
+            build.loop(self.group * high, clear, name="row"),
+            build.loop(self.count, turn, name="block"),
+        ]
+        return build.scope([kept], build.sequence(body), "group")
+
+
+def blocks(steps: Any, rows: Any, panels: Any, tiling: Tiling, dtype: str, init: Any) -> Any:
+    """How to take `steps` apart for `rows` and so many `panels`; None where nothing is gained."""
+    extent, down = build.known(steps), build.known(build.ceil(rows, tiling.rows))
+    if not extent or not down or down < _REREAD:
+        return None
+    size = tvm.DataType(dtype).bits // 8
+    least = -(-extent * tiling.columns * size // _PANEL)
+    count = next((n for n in range(least, 2 * least + 1) if extent % n == 0), 1)
+    if count == 1:
+        return None
+    group = min(down, _GROUP)
+    while group > _FEW and (build.known(panels) or _TASKS) * -(-down // group) < _TASKS:
+        group = -(-group // 2)
+    return Blocks(count, extent // count, group, tiling, dtype, init)
