@@ -1,4 +1,4 @@
-"""`ai.onnx.ml`: linear models, support vectors, and what prepares features; not trees."""
+"""`ai.onnx.ml`: linear models, and what prepares features; not trees."""
 
 from __future__ import annotations
 
@@ -100,46 +100,6 @@ def two_classes(node: Node, score: relax.Expr, labels: np.ndarray) -> list[Value
     wins = R.astype(R.greater(score, node.scalar(0, dtype)), "int64")
     label = R.take(constant(node, labels, "int64"), R.squeeze(wins, [1]), 0, mode="clip")
     return [node.emit(label), transformed(node, both)]
-
-
-@op("SVMRegressor", domain=DOMAIN)
-def svm_regressor(node: Node) -> Value:
-    """Kernels between rows and support vectors, summed; or a linear function without vectors."""
-    x = features(node)
-    dtype, count = node.dtype(x), node.attr("n_supports", 0)
-    weights = np.asarray(node.attr("coefficients"), "float32")
-    vectors = np.asarray(node.attr("support_vectors") or [], "float32")
-    table = vectors.reshape(count, -1) if count else None
-    kernel = _kernel(node, x, weights[None] if table is None else table, linear=table is None)
-    if table is not None:
-        kernel = node.emit(R.matmul(kernel, constant(node, weights[:, None], dtype)))
-    (rho,) = node.attr("rho") or [0.0]
-    score = node.emit(R.add(kernel, node.scalar(rho, dtype)))
-    if node.attr("one_class", 0):
-        one = node.scalar(1, dtype)
-        score = node.emit(R.where(R.greater(score, node.scalar(0, dtype)), one, R.negative(one)))
-    return transformed(node, score)
-
-
-def _kernel(node: Node, x: relax.Expr, vectors: np.ndarray, *, linear: bool) -> relax.Expr:
-    """The kernel of every row of `x` with every one of `vectors`."""
-    dtype, kind = node.dtype(x), node.attr("kernel_type", "LINEAR")
-    gamma, shift, degree = node.attr("kernel_params") or [0.0, 0.0, 3.0]
-    product = node.emit(R.matmul(x, constant(node, vectors.T, dtype)))
-    if kind == "LINEAR" or linear:
-        return product
-    scaled = R.multiply(product, node.scalar(gamma, dtype))
-    if kind == "RBF":
-        # |a - b|^2 itself: a^2 - 2ab + b^2 would cancel.
-        pairs = R.subtract(R.expand_dims(x, [1]), constant(node, vectors[None], dtype))
-        square = R.sum(R.multiply(pairs, pairs), [2])
-        return node.emit(R.exp(R.multiply(square, node.scalar(-gamma, dtype))))
-    moved = node.emit(R.add(scaled, node.scalar(shift, dtype)))
-    if kind == "SIGMOID":
-        return node.emit(R.tanh(moved))
-    if kind == "POLY":
-        return node.emit(R.power(moved, node.scalar(degree, dtype)))
-    raise node.refuse(f"its kernel_type is {kind}")
 
 
 @op("Scaler", domain=DOMAIN)

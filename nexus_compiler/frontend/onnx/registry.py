@@ -53,6 +53,7 @@ FAMILIES = (
     "scan",
     "sequence",
     "signal",
+    "support_vectors",
     "suppression",
     "training",
     "trees",
