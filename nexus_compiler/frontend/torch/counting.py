@@ -31,7 +31,7 @@ def measure(node: Node, number: relax.Expr, symbol: Size) -> None:
     shape = relax.op.call_pure_packed(
         "vm.builtin.tensor_to_shape", checked, ty_args=relax.ShapeType(ndim=2)
     )
-    node.importer.match_shape(node.emit(shape), node.dims([symbol, 0]))
+    node.importer.shapes.match_shape(node.emit(shape), node.dims([symbol, 0]))
 
 
 def _demands(node: Node, symbol: Any) -> list[Any]:

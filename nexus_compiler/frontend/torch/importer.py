@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import sympy
 import torch
-from tvm import relax, tirx
-from tvm.sym import Analyzer
+from tvm import relax
 
 from nexus_compiler.frontend.torch import registry, sizes, support
 from nexus_compiler.frontend.torch.node import Node, dtype_of, where
-from nexus_compiler.frontend.torch.sizes import Dims, Size
-from nexus_compiler.frontend.torch.values import R, as_array, dtype_name, tensor_constant
+from nexus_compiler.frontend.torch.shapes import Shapes
+from nexus_compiler.frontend.torch.sizes import Dims
+from nexus_compiler.frontend.torch.values import as_array, dtype_name, tensor_constant
 from nexus_runtime.errors import CaptureError, InternalError, NexusError
 from nexus_runtime.signature import TensorSpec
 
@@ -32,6 +32,7 @@ class Importer:
 
     Attributes:
         dims: the dynamic dimensions.
+        shapes: of the values, where TVM knows less than PyTorch.
         constants: arrays that became parameters: the variable and the array by name.
         seed: the inputs `seed` and `row`, made when the first random operator asks for them.
     """
@@ -40,8 +41,8 @@ class Importer:
         self.dims = Dims()
         self.constants: dict[str, tuple[relax.Var, np.ndarray]] = {}
         self.seed: dict[str, relax.Var] = {}
-        self._analyzer = Analyzer()
         self._builder = relax.BlockBuilder()
+        self.shapes = Shapes(self._builder, self.emit)
         self._values: dict[torch.fx.Node, Any] = {}
         self._module: torch.nn.Module = torch.nn.Module()
         self._label = ""
@@ -181,33 +182,14 @@ class Importer:
             return value
         variable = self.emit(value)
         wanted = [sizes.plain(size) for size in fake.shape]
-        kind: Any = variable.ty
-        made = None if kind.shape is None else list(kind.shape.values)
-        fits = made is None or (len(made) == len(wanted) and all(map(_may_equal, made, wanted)))
-        if dtype_of(variable) != dtype_name(fake.dtype) or not fits:
+        if dtype_of(variable) != dtype_name(fake.dtype) or not self.shapes.may_have(
+            variable, wanted
+        ):
             raise InternalError(
-                f"{fx.target} '{fx.name}'{where(fx)} became {kind}, "
+                f"{fx.target} '{fx.name}'{where(fx)} became {variable.ty}, "
                 f"but is {fake.dtype}{wanted} in PyTorch"
             )
-        dims = [self.dims.expression(size) for size in wanted]
-        if made is not None and all(map(self._analyzer.can_prove_equal, made, dims)):
-            return variable
-        return self.match(variable, dims)
-
-    def match(self, tensor: relax.Expr, dims: Sequence[Any]) -> relax.Var:
-        """`tensor`, which is checked to have the shape `dims` whenever the model runs."""
-        listed: Any = list(dims)
-        own: Any = tensor.ty
-        if own.shape is not None and any(map(_holds, own.shape.values, dims)):
-            # CanonicalizeBindings takes `n` for what it matches, `32 - max(0, 32 - n)`, and so
-            # without end. PyTorch's guard on n has made sure that these are equal.
-            return self._builder.emit(R.reshape(tensor, listed))
-        return self._builder.match_cast(tensor, relax.TensorType(listed, dtype_of(tensor)))
-
-    def match_shape(self, shape: relax.Expr, dims: Sequence[Any]) -> None:
-        """Make known the sizes in `dims` that are not yet, and check all others, in every run."""
-        listed: Any = list(dims)
-        self._builder.match_cast(shape, relax.ShapeType(listed))
+        return self.shapes.matched(variable, [self.dims.expression(size) for size in wanted])
 
     # Values
     def value(self, argument: Any) -> Any:
@@ -222,48 +204,7 @@ class Importer:
         """Bind `expr` to a variable, named after the place in the model."""
         if isinstance(expr, relax.Var):
             return expr
-        if isinstance(expr, relax.Call) and getattr(expr.op, "name", "") in _BROADCASTING:
-            expr = relax.Call(expr.op, self._aligned(expr.args), expr.attrs, expr.ty_args)
-        return self._builder.emit(expr, self._label)
-
-    def _aligned(self, operands: Sequence[relax.Expr]) -> list[relax.Expr]:
-        """`operands`, with sizes that PyTorch found equal and TVM cannot prove so made equal.
-
-        Of two sizes that are not 1 in a place of the result, the shorter text stands for both.
-        """
-        listed: list[Any] = [self.emit(x) if isinstance(x, relax.Call) else x for x in operands]
-        shapes = [list(x.ty.shape.values) if x.ty.shape is not None else [] for x in listed]
-        rank = max(map(len, shapes))
-        wanted = [self._common([s[a - rank] for s in shapes if len(s) >= rank - a])
-                  for a in range(rank)]  # fmt: skip
-        for place, shape in enumerate(shapes):
-            target = [
-                w if not _is_one(s) else s for s, w in zip(shape, wanted[rank - len(shape) :])
-            ]
-            if not all(map(self._analyzer.can_prove_equal, shape, target)):
-                listed[place] = self.match(self.emit(listed[place]), target)
-        return listed
-
-    def of_one_size(self, tensors: Sequence[relax.Expr], axis: int) -> list[relax.Expr]:
-        """`tensors`, whose sizes are made equal on all axes but `axis`, as PyTorch found them."""
-        listed: list[Any] = list(tensors)
-        shapes = [list(x.ty.shape.values) for x in listed]
-        for a, dims in enumerate(zip(*shapes)):
-            fixed = [dim for dim in dims if isinstance(dim, tirx.IntImm)]
-            common = fixed[0] if fixed else min(dims, key=lambda dim: len(str(dim)))
-            for shape in shapes:
-                shape[a] = shape[a] if a == axis else common
-        return [
-            x
-            if all(map(self._analyzer.can_prove_equal, x.ty.shape.values, shape))
-            else self.match(x, shape)
-            for x, shape in zip(listed, shapes)
-        ]
-
-    def _common(self, dims: Sequence[Any]) -> Any:
-        """What all of `dims` that are not 1 are."""
-        long = [dim for dim in dims if not _is_one(dim)]
-        return min(long, key=lambda dim: len(str(dim)), default=1)
+        return self._builder.emit(self.shapes.broadcastable(expr), self._label)
 
     def constant(self, array: np.ndarray, name: str = "") -> relax.Expr:
         """An array as code where it is small, else as a parameter."""
@@ -288,34 +229,6 @@ class Importer:
             self.seed[ROW] = relax.Var(ROW, relax.TensorType(scalar, "int64"))
         self._streams += 1
         return self.seed[SEED], self.seed[ROW], self._streams - 1
-
-
-_BROADCASTING = {
-    f"relax.{name}"
-    for name in (
-        "add", "subtract", "multiply", "divide", "floor_divide", "mod", "floor_mod", "power",
-        "maximum", "minimum", "equal", "not_equal", "less", "less_equal", "greater",
-        "greater_equal", "logical_and", "logical_or", "logical_xor", "where", "atan2",
-        "bitwise_and", "bitwise_or", "bitwise_xor", "left_shift", "right_shift",
-    )
-}  # fmt: skip
-
-
-def _holds(made: Any, wanted: Any) -> bool:
-    """Whether `wanted` is a variable that the expression `made` is written in."""
-    if not isinstance(wanted, tirx.Var) or isinstance(made, tirx.Var):
-        return False
-    return any(wanted.same_as(one) for one in tirx.analysis.undefined_vars(made))
-
-
-def _is_one(dim: Any) -> bool:
-    return isinstance(dim, tirx.IntImm) and int(dim) == 1
-
-
-def _may_equal(made: Any, wanted: Size) -> bool:
-    if isinstance(made, tirx.IntImm) and isinstance(wanted, int):
-        return int(made) == wanted
-    return True
 
 
 def _label(node: torch.fx.Node) -> str:

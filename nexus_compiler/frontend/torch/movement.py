@@ -66,7 +66,7 @@ def cat(node: Node) -> Any:
         return node.full(node.shape, 0, node.dtype)
     if len(kept) == 1:
         return kept[0]
-    return R.concat(node.importer.of_one_size([node.emit(one) for one in kept], axis), axis)
+    return R.concat(node.importer.shapes.of_one_size([node.emit(one) for one in kept], axis), axis)
 
 
 @op("stack")
@@ -75,7 +75,7 @@ def stack(node: Node) -> Any:
     axis = node.axis(rank=len(node.shape))
     parts = [node.cast(value, node.dtype) for value in node["tensors"]]
     wide = [node.emit(R.expand_dims(part, [axis])) for part in parts]
-    return R.concat(node.importer.of_one_size(wide, axis), axis)
+    return R.concat(node.importer.shapes.of_one_size(wide, axis), axis)
 
 
 @op("flip")

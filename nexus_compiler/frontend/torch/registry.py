@@ -15,6 +15,7 @@ Handler = Callable[["Node"], Any]
 
 FAMILIES = (
     "activation",
+    "arithmetic",
     "attention",
     "border",
     "convolution",
@@ -31,6 +32,7 @@ FAMILIES = (
     "resize",
     "slicing",
     "sorting",
+    "special",
 )
 
 _HANDLERS: dict[str, Handler] = {}
