@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import sympy
 import torch
-from tvm import IRModule, relax
+from tvm import relax
 
 from nexus_compiler.dynamo import views
 from nexus_compiler.dynamo.record import CompiledGraph
@@ -155,7 +155,7 @@ class _Trace:
         given: dict[torch.fx.Node, Any] = dict(zip(self.placeholders, self.values))
         for place, (variable, _) in zip(self.places, pairs):
             given[self.placeholders[place]] = variable
-        function = importer.build(
+        built = importer.build(
             self._module, given, [variable for variable, _ in pairs], [], self._returned
         )
         seeds = (TensorSpec(SEED, "uint32", ()), TensorSpec(ROW, "int64", ()))
@@ -166,9 +166,7 @@ class _Trace:
         entry = FunctionSpec("main", tuple(inputs), outputs, tuple(arrays))
         digest = hashlib.sha256(self._module.code.encode()).hexdigest()
         source = Source("torch.compile", kind, digest)
-        return CapturedGraph(
-            IRModule({"main": function}), Signature((entry,), weights), arrays, source
-        )
+        return CapturedGraph(built, Signature((entry,), weights), arrays, source)
 
     def _returned(self, returned: list[Any]) -> list[relax.Expr]:
         found: dict[int, Any] = {}

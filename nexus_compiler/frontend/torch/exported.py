@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch.export.graph_signature import InputKind, OutputKind
-from tvm import IRModule, relax
+from tvm import relax
 
 from nexus_compiler.frontend.graph import CapturedGraph, Source
-from nexus_compiler.frontend.torch import decompositions, guards, naming, sizes
+from nexus_compiler.frontend.torch import decompositions, guards, naming, recurrent, sizes
 from nexus_compiler.frontend.torch.importer import ROW, SEED, Importer
 from nexus_compiler.frontend.torch.values import as_array, dtype_name
 from nexus_runtime.errors import CaptureError, NexusError
@@ -58,7 +58,7 @@ def _export(model: Any, args: Any, kwargs: Any, dynamic_shapes: Any) -> Any:
     if isinstance(model, torch.export.ExportedProgram):
         return model
     try:
-        with _traceable():
+        with _traceable(), recurrent.as_loops():
             return torch.export.export(
                 model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
             )
@@ -117,7 +117,7 @@ class _Capture:
         importer, program = self._importer, self._program
         # Before the graph: it makes sizes known that follow from data.
         conditions = guards.of_program(program, importer.dims)
-        function = importer.build(
+        built = importer.build(
             program.graph_module,
             self._given,
             [variable for variable, _ in self._inputs],
@@ -134,7 +134,7 @@ class _Capture:
         names = tuple(spec.name for spec in weights)
         entry = FunctionSpec("main", tuple(inputs), tuple(specs), names, updates, conditions)
         signature = Signature((entry,), tuple(weights))
-        return CapturedGraph(IRModule({"main": function}), signature, self._arrays, source)
+        return CapturedGraph(built, signature, self._arrays, source)
 
     # Inputs
     def _placeholders(self) -> None:

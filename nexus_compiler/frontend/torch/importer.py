@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import sympy
 import torch
-from tvm import relax
+from tvm import IRModule, relax
 
 from nexus_compiler.frontend.torch import registry, sizes, support
 from nexus_compiler.frontend.torch.node import Node, dtype_of, where
@@ -32,6 +32,8 @@ class Importer:
 
     Attributes:
         dims: the dynamic dimensions.
+        builder: what everything is emitted with; another one inside of a loop.
+        private: the functions of loops (a `Table` of `loops.py`), if there are any.
         shapes: of the values, where TVM knows less than PyTorch.
         constants: arrays that became parameters: the variable and the array by name.
         seed: the inputs `seed` and `row`, made when the first random operator asks for them.
@@ -41,8 +43,9 @@ class Importer:
         self.dims = Dims()
         self.constants: dict[str, tuple[relax.Var, np.ndarray]] = {}
         self.seed: dict[str, relax.Var] = {}
-        self._builder = relax.BlockBuilder()
-        self.shapes = Shapes(self._builder, self.emit)
+        self.builder = relax.BlockBuilder()
+        self.private: Any = None
+        self.shapes = Shapes(self)
         self._values: dict[torch.fx.Node, Any] = {}
         self._module: torch.nn.Module = torch.nn.Module()
         self._label = ""
@@ -74,8 +77,8 @@ class Importer:
         inputs: Sequence[relax.Var],
         parameters: Sequence[relax.Var],
         results: Callable[[list[Any]], list[relax.Expr]],
-    ) -> relax.Function:
-        """The function of `module`'s graph.
+    ) -> IRModule:
+        """The function "main" of `module`'s graph, and those of its loops.
 
         Args:
             module: the graph and what its `get_attr` nodes name.
@@ -86,7 +89,7 @@ class Importer:
         """
         support.check_operators(module)
         self._values.update(given)
-        builder = self._builder
+        builder = self.builder
         with builder.function("main", [*inputs, *parameters]):
             try:
                 with builder.dataflow():
@@ -100,13 +103,17 @@ class Importer:
         function = builder.get()["main"]
         constants = [variable for variable, _ in self.constants.values()]
         # Which of these are used shows only at the end, hence a second function object.
-        return relax.Function(
+        main = relax.Function(
             [*inputs, *self.seed.values(), *parameters, *constants],
             function.body,
             function.ret_ty,
             function.is_pure,
             function.attrs,
         )
+        built = IRModule({"main": main})
+        if self.private is not None:
+            self.private.add_to(built)
+        return built
 
     def run(self, module: Any) -> list[Any]:
         """Import all nodes; the values that the graph returns."""
@@ -204,7 +211,7 @@ class Importer:
         """Bind `expr` to a variable, named after the place in the model."""
         if isinstance(expr, relax.Var):
             return expr
-        return self._builder.emit(self.shapes.broadcastable(expr), self._label)
+        return self.builder.emit(self.shapes.broadcastable(expr), self._label)
 
     def constant(self, array: np.ndarray, name: str = "") -> relax.Expr:
         """An array as code where it is small, else as a parameter."""

@@ -28,6 +28,7 @@ FAMILIES = (
     "normalize",
     "pool",
     "random",
+    "recurrent",
     "reduce",
     "resize",
     "slicing",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from tvm import relax, tirx
 from tvm.sym import Analyzer
@@ -12,18 +12,15 @@ from nexus_compiler.frontend.torch.node import dtype_of
 from nexus_compiler.frontend.torch.sizes import Size
 from nexus_compiler.frontend.torch.values import R
 
+if TYPE_CHECKING:
+    from nexus_compiler.frontend.torch.importer import Importer
+
 
 class Shapes:
-    """What `builder` emits, with the shapes that PyTorch says it has.
+    """The shapes of what `importer` emits, as PyTorch says they are."""
 
-    Args:
-        builder: emits matches.
-        emit: binds an expression to a variable with its name.
-    """
-
-    def __init__(self, builder: relax.BlockBuilder, emit: Callable[[Any], relax.Var]) -> None:
-        self._builder = builder
-        self._emit = emit
+    def __init__(self, importer: Importer) -> None:
+        self._importer = importer
         self._analyzer = Analyzer()
 
     def may_have(self, tensor: relax.Var, shape: Sequence[Size]) -> bool:
@@ -49,13 +46,13 @@ class Shapes:
         if own.shape is not None and any(map(_holds, own.shape.values, dims)):
             # CanonicalizeBindings takes `n` for what it matches, `32 - max(0, 32 - n)`, and so
             # without end. PyTorch's guard on n has made sure that these are equal.
-            return self._builder.emit(R.reshape(tensor, listed))
-        return self._builder.match_cast(tensor, relax.TensorType(listed, dtype_of(tensor)))
+            return self._importer.builder.emit(R.reshape(tensor, listed))
+        return self._importer.builder.match_cast(tensor, relax.TensorType(listed, dtype_of(tensor)))
 
     def match_shape(self, shape: relax.Expr, dims: Sequence[Any]) -> None:
         """Make known the sizes in `dims` that are not yet, and check all others, in every run."""
         listed: Any = list(dims)
-        self._builder.match_cast(shape, relax.ShapeType(listed))
+        self._importer.builder.match_cast(shape, relax.ShapeType(listed))
 
     def broadcastable(self, expr: relax.Expr) -> relax.Expr:
         """A call of an elementwise operator with operands that TVM can see to fit."""
@@ -68,7 +65,9 @@ class Shapes:
 
         Of two sizes that are not 1 in a place of the result, the shorter text stands for both.
         """
-        listed: list[Any] = [self._emit(x) if isinstance(x, relax.Call) else x for x in operands]
+        listed: list[Any] = [
+            self._importer.emit(x) if isinstance(x, relax.Call) else x for x in operands
+        ]
         shapes = [list(x.ty.shape.values) if x.ty.shape is not None else [] for x in listed]
         rank = max(map(len, shapes))
         wanted = [self._common([s[a - rank] for s in shapes if len(s) >= rank - a])
@@ -78,7 +77,7 @@ class Shapes:
                 w if not _is_one(s) else s for s, w in zip(shape, wanted[rank - len(shape) :])
             ]
             if not all(map(self._analyzer.can_prove_equal, shape, target)):
-                listed[place] = self.match(self._emit(listed[place]), target)
+                listed[place] = self.match(self._importer.emit(listed[place]), target)
         return listed
 
     def of_one_size(self, tensors: Sequence[relax.Expr], axis: int) -> list[relax.Expr]:
