@@ -94,3 +94,14 @@ def test_rows_of_a_layer_norm_stay_in_one_loop() -> None:
         line for line in kernel.script().splitlines() if "(T.int64(6))" in line and "for" in line
     ]
     assert len(loops) == 1
+
+
+@pytest.mark.parametrize("rows, columns", [(64, 96), (33, 40), (32, 64)])
+def test_transpositions_in_squares(tmp_path: Path, rows: int, columns: int) -> None:
+    shape = (3, rows, columns)
+    turn = (0, 2, 1)
+    (kernel,) = scheduled([shape], lambda x: op.permute_dims(x, list(turn)))
+    assert ("T.int64(4), T.int64(4), T.int64(8), T.int64(8))" in kernel.script()) == (
+        rows % 32 == columns % 32 == 0
+    )
+    check(tmp_path, [shape], lambda x: op.permute_dims(x, list(turn)), lambda x: x.transpose(turn))

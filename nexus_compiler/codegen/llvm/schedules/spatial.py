@@ -17,6 +17,7 @@ from nexus_compiler.codegen.llvm.schedules.machine import Machine
 
 _CHUNK = 4096  # elements that one task takes of a long axis
 _BLOCK = 32  # rows and columns of a transposed block: both sides stay in the first cache
+_SQUARE = 8
 Axes = list[tirx.IterVar]
 
 
@@ -160,6 +161,20 @@ def _blocked(extents: Any, crossing: int, kind: str, element: Any) -> tirx.Stmt:
 
         height = build.part(down, top, _BLOCK)
         width = build.part(across, left, _BLOCK)
+        if height == width == _BLOCK:
+            return _in_squares(cell)
         return build.loop(height, lambda i: build.loop(width, lambda j: cell(i, j)))
 
     return build.loop(build.product([*others, *counts]), block, kind, "block")
+
+
+def _in_squares(cell: Any) -> tirx.Stmt:
+    """A whole block in squares that LLVM turns in registers; longer loops it writes by gathers."""
+
+    def square(at: list[Any]) -> tirx.Stmt:
+        down, across = at[0] * _SQUARE, at[1] * _SQUARE
+        return build.loop(
+            _SQUARE, lambda i: build.loop(_SQUARE, lambda j: cell(down + i, across + j))
+        )
+
+    return build.nest([_BLOCK // _SQUARE] * 2, square)
