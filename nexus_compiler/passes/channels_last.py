@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import ClassVar
 
 import tvm
 from tvm import IRModule, relax
 
+from nexus_compiler.ir.law import operators
 from nexus_compiler.passes.base import Pass, entries
 
+_LOG = logging.getLogger(__name__)
 _LAYOUTS = {
     "relax.nn.conv2d": ["NHWC", "HWIO"],
     # TVM has no kernel for the other orders.
@@ -32,16 +35,23 @@ class ChannelsLast(Pass):
     leaves: ClassVar[str] = "captured"
 
     def apply(self, module: IRModule) -> IRModule:
-        """Rewrite every Relax function that convolves."""
+        """Rewrite the module, if any function of it convolves."""
+        functions = [f for f in module.functions.values() if isinstance(f, relax.Function)]
+        if not any("relax.nn.conv2d" in operators(function) for function in functions):
+            return module
+        try:
+            converted = relax.transform.ConvertLayout(_LAYOUTS)(_same_ranks(module))
+        except IndexError:
+            # TVM looks up the place of an axis that is counted from the end (it is then -1).
+            _LOG.warning("images keep their order: TVM cannot turn an axis below zero")
+            return module
         return tvm.transform.Sequential(
             [
-                _same_ranks,
-                relax.transform.ConvertLayout(_LAYOUTS),
                 relax.transform.CanonicalizeBindings(),
                 relax.transform.EliminateCommonSubexpr(),
                 relax.transform.DeadCodeElimination(entries(module)),
             ]
-        )(module)
+        )(converted)
 
 
 @relax.expr_functor.mutator

@@ -146,7 +146,7 @@ def test_the_planned_memory_is_told() -> None:
     builder = GraphBuilder().input("x", (8, 24)).dense(16, activation="relu").dense(4)
     told = nexus_compiler.compile(builder).work("native")
     assert told is not None
-    assert told.memory["main"] == Memory(fixed=8 * 16 * 4 + 8 * 4 * 4, open=0)
+    assert told.memory["main__run"] == Memory(fixed=8 * 16 * 4 + 8 * 4 * 4, open=0)
 
 
 def test_profile_measures_the_machine_once(

@@ -161,7 +161,7 @@ def _blocked(extents: Any, crossing: int, kind: str, element: Any) -> tirx.Stmt:
 
         height = build.part(down, top, _BLOCK)
         width = build.part(across, left, _BLOCK)
-        if height == width == _BLOCK:
+        if isinstance(height, int) and isinstance(width, int) and height == width == _BLOCK:
             return _in_squares(cell)
         return build.loop(height, lambda i: build.loop(width, lambda j: cell(i, j)))
 
