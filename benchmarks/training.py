@@ -189,6 +189,9 @@ def transformer() -> GraphBuilder:
     return builder.flatten().dense(10, activation="softmax")
 
 
+_GOAL = 1.2
+
+
 def workloads() -> list[common.Workload]:
     """All rows, in the order of the page."""
     found: list[common.Workload] = []
@@ -199,13 +202,14 @@ def workloads() -> list[common.Workload]:
     ):
         name = f"mlp {'-'.join(map(str, widths))}, batch {batch}"
         make = step(mlp(*widths), lambda widths=widths: networks.mlp(*widths), batch)
-        found.append(common.Workload(name, make))
+        found.append(common.Workload(name, make, _GOAL))
     for batch in (32, 128):
-        found.append(common.Workload(f"lenet, batch {batch}", step(lenet(), networks.lenet, batch)))
+        make = step(lenet(), networks.lenet, batch)
+        found.append(common.Workload(f"lenet, batch {batch}", make, _GOAL))
     small = step(resnet18(), lambda: networks.resnet18(10, small=True), 32)
-    found.append(common.Workload("resnet-18 of 32 x 32, batch 32", small))
+    found.append(common.Workload("resnet-18 of 32 x 32, batch 32", small, _GOAL))
     layers = step(transformer(), networks.transformer, 32)
-    found.append(common.Workload("transformer of 4 layers, batch 32", layers))
+    found.append(common.Workload("transformer of 4 layers, batch 32", layers, _GOAL))
     return found
 
 
