@@ -10,8 +10,9 @@ from tvm import relax
 
 from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_compiler.frontend.onnx import capture
-from nexus_compiler.frontend.onnx.sizes import Sizes, text
+from nexus_compiler.frontend.onnx.sizes import Sizes
 from nexus_compiler.ir import law
+from nexus_compiler.ir.sizes import text
 from nexus_runtime.errors import ShapeError
 
 SHAPE_OPERATORS = {"relax.shape_of", "relax.shape_to_tensor", "relax.tensor_to_shape"}

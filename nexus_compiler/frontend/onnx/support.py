@@ -55,8 +55,8 @@ def check_operators(model: onnx.ModelProto) -> None:
         label = node.name or next(iter(node.output), "")
         missing.setdefault((plain_domain(node.domain), node.op_type), []).append(label)
     if missing:
-        hints = [hint for key in sorted(missing) if (hint := outside.hint(*key))]
-        raise UnsupportedOperator(_listed(missing), hint="; ".join(dict.fromkeys(hints)) or _HINT)
+        hints = [outside.hint(*key) or _HINT for key in sorted(missing)]
+        raise UnsupportedOperator(_listed(missing), hint="; ".join(dict.fromkeys(hints)))
 
 
 _HINT = (
