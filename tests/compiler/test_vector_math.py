@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tvm
 from scipy import special
-from tvm import s_tir, te
+from tvm import s_tir, te, tirx
 
 from nexus_compiler.codegen.llvm import vector_math
 
@@ -68,9 +68,26 @@ def test_function(name: str) -> None:
 
 def test_no_call_is_left() -> None:
     x = te.placeholder((4,), "float32", "x")
-    y = te.compute((4,), lambda i: te.exp(te.tanh(x[i])) + te.log(te.sigmoid(x[i])), "y")
+    y = te.compute((4,), lambda i: te.exp(te.tanh(x[i])) + te.log(x[i]) + te.erf(x[i]), "y")
     script = vector_math.expand(te.create_prim_func([x, y])).script()
     assert not any(f"T.{name}(" in script for name in CASES)
+
+
+def test_functions_deep_in_each_other_stay_calls() -> None:
+    """TVM would take minutes for them."""
+    x = te.placeholder((4,), "float32", "x")
+    y = te.compute((4,), lambda i: te.exp(te.tanh(te.erf(x[i]))), "y")
+    function = te.create_prim_func([x, y])
+    assert vector_math.expand(function).same_as(function)
+
+
+def test_what_a_branch_computes_stays_in_it() -> None:
+    x = te.placeholder((4,), "float32", "x")
+    y = te.compute((8,), lambda i: tirx.if_then_else(i < 4, te.exp(x[i]), tirx.const(0.0)), "y")
+    library: Any = tvm.compile(vector_math.expand(te.create_prim_func([x, y])), target="llvm")
+    result = tvm.runtime.tensor(np.ones(8, np.float32))
+    library["main"](tvm.runtime.tensor(np.zeros(4, np.float32)), result)
+    np.testing.assert_allclose(result.numpy(), [1, 1, 1, 1, 0, 0, 0, 0], rtol=1e-6)
 
 
 def test_other_types_stay() -> None:
