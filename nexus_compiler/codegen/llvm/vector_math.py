@@ -16,10 +16,9 @@ from typing import Any
 
 import tvm_ffi
 from tvm import tirx
-from tvm.ir import Op
 from tvm.ir.expr import Call
 
-from nexus_compiler.codegen.llvm.schedules.kernel import variables
+from nexus_compiler.codegen.llvm.schedules.kernel import operator, variables
 
 _F32, _I32 = "float32", "int32"
 _INFINITY = float("inf")
@@ -59,15 +58,11 @@ def _depth(value: Any) -> int:
         below: list[int] = [0]
         for argument in call.args:
             tvm_ffi.structural_walk(argument, (Call, lambda inner: below.append(deepest[inner])))
-        name = _name(call)
+        name = operator(call)
         deepest[call] = max(below) + (name in _FUNCTIONS) + (name == "log")
 
-    tvm_ffi.structural_map(value, (Call, lambda call: (visit(call), call)[1]))
+    tvm_ffi.structural_walk(value, (Call, visit), order="post")
     return max(deepest.values(), default=0)
-
-
-def _name(call: Call) -> str:
-    return call.op.name.rsplit(".", 1)[-1] if isinstance(call.op, Op) else ""
 
 
 Let = Callable[..., Any]
@@ -86,7 +81,7 @@ class _Scope:
 
     def replace(self, call: Call) -> Any:
         """What stands for `call`, whose arguments have been replaced."""
-        name = _name(call)
+        name = operator(call)
         if name == "if_then_else":
             # What only a branch computes stays in it: it may load from where nothing is.
             condition, *branches = call.args
@@ -118,12 +113,11 @@ class _Scope:
 def _touches_bfloat16(function: tirx.PrimFunc) -> bool:
     found: list[Any] = []
 
-    def visit(cast: tirx.Cast) -> Any:
+    def visit(cast: tirx.Cast) -> None:
         if "bfloat16" in (str(cast.ty), str(cast.value.ty)):
             found.append(cast)
-        return cast
 
-    tvm_ffi.structural_map(function.body, (tirx.Cast, visit))
+    tvm_ffi.structural_walk(function.body, (tirx.Cast, visit))
     return bool(found)
 
 

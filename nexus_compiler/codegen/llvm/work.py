@@ -20,7 +20,7 @@ from tvm.relax.analysis import post_order_visit
 from tvm.s_tir.stmt import SBlockRealize
 from tvm.sym import Analyzer, ConstIntBound
 
-from nexus_compiler.codegen.llvm.schedules.kernel import substitute, variables
+from nexus_compiler.codegen.llvm.schedules.kernel import operator, substitute, variables
 from nexus_compiler.ir.sizes import text
 from nexus_runtime.work import Count, Kernel, Memory
 
@@ -85,7 +85,7 @@ def _count(store: tirx.BufferStore, turns: Any, tally: _Tally) -> None:
             tally.operations[dtype] += turns
 
     def call(node: Any) -> None:
-        if getattr(node.op, "name", "").rpartition(".")[2] not in _FREE:
+        if operator(node) not in _FREE:
             operation(node)
 
     def load(node: Any) -> Any:

@@ -49,8 +49,7 @@ def _together(stages: tuple[Stage, ...], shared: int, machine: Machine) -> tirx.
             ]
         )
 
-    kind = "parallel" if work >= machine.parallel_work else "serial"
-    return build.loop(build.product(extents), row, kind, "row")
+    return build.loop(build.product(extents), row, machine.kind(work), "row")
 
 
 def _shared(stages: tuple[Stage, ...]) -> int:

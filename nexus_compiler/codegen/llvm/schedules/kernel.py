@@ -16,7 +16,7 @@ from tvm.sym import Analyzer
 
 _KEPT, _REDUCED = 0, 2  # the codes of `IterVar.iter_type`
 # Values that take about as long as storing and loading one: may be computed twice.
-_CHEAP_CALLS = {"tirx.sqrt", "tirx.fabs", "tirx.floor", "prim.ceil"}
+_CHEAP_CALLS = {"sqrt", "fabs", "floor", "ceil"}
 # Nodes: a value that is used twice in each of ten stages would grow a thousandfold.
 _LARGEST = 400
 
@@ -33,6 +33,11 @@ class Stage:
     reduced: tuple[tirx.IterVar, ...]
     store: tirx.BufferStore
     init: Any
+
+    def axes_at(self, indices: Sequence[Any]) -> dict[Any, Any]:
+        """The values of the axes for which the store writes at `indices` of its buffer."""
+        own = zip(self.store.indices, indices)
+        return {axis: index for axis, index in own if isinstance(axis, tirx.Var)}
 
 
 @dataclass(frozen=True)
@@ -124,14 +129,15 @@ def _size(value: Any) -> int:
     return count
 
 
+def operator(call: Call) -> str:
+    """The name of the operator that `call` calls, without its family; "" where it is none."""
+    return call.op.name.rpartition(".")[2] if isinstance(call.op, Op) else ""
+
+
 def calls(value: Any) -> set[str]:
-    """Names of the operators that `value` calls."""
+    """Names of the operators that `value` calls, as `operator` has them."""
     found: set[str] = set()
-
-    def visit(node: Any) -> None:
-        found.add(node.op.name if isinstance(node.op, Op) else "?")
-
-    tvm_ffi.structural_walk(value, (Call, visit))
+    tvm_ffi.structural_walk(value, (Call, lambda call: found.add(operator(call))))
     return found
 
 

@@ -24,3 +24,7 @@ class Machine:
     def lanes(self, dtype: str) -> int:
         """Values of `dtype` in one register."""
         return max(1, self.vector_bits // tvm.DataType(dtype).bits)
+
+    def kind(self, work: int) -> str:
+        """The kind of a loop over tasks that do so much `work` together."""
+        return "parallel" if work >= self.parallel_work else "serial"

@@ -198,5 +198,4 @@ class _Writer:
 
     def _kind(self) -> str:
         turns = [*build.extents(self._form.outer), *build.extents(self._steps)]
-        work = build.work([*turns, self._rows, self._columns])
-        return "parallel" if work >= self._machine.parallel_work else "serial"
+        return self._machine.kind(build.work([*turns, self._rows, self._columns]))

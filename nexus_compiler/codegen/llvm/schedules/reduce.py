@@ -71,7 +71,7 @@ def _spread(
 ) -> tirx.Stmt:
     if not extents:
         return body([])
-    kind = "parallel" if parallel and build.work(work) >= machine.parallel_work else "serial"
+    kind = machine.kind(build.work(work)) if parallel else "serial"
     many = build.product(extents)
     return build.loop(many, lambda flat: body(build.unflatten(flat, extents)), kind, "row")
 

@@ -75,7 +75,7 @@ class _Writer:
     def _kind(self) -> str:
         form = self._form
         turns = build.extents([*form.placement.order, *form.stage.reduced])
-        return "parallel" if build.work(turns) >= self._machine.parallel_work else "serial"
+        return self._machine.kind(build.work(turns))
 
     def _copy(self) -> tirx.Stmt:
         """Copy the operand, padding and all, plane by plane."""
@@ -111,9 +111,7 @@ class _Writer:
         pad = self._form.pad
         if pad is None:
             return tirx.BufferLoad(self._form.load.source, indices)
-        shape = pad.store.buffer.shape
-        wide = [index for index, n in zip(indices, shape) if not kernel.is_const(n, 1)]
-        return kernel.substitute(pad.store.value, build.bind(pad.spatial, wide))
+        return kernel.substitute(pad.store.value, pad.axes_at(indices))
 
     def _tasks(self) -> tirx.Stmt:
         form = self._form

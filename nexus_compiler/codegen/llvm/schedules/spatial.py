@@ -32,7 +32,7 @@ def write(stage: Stage, bound: dict[Any, Any], machine: Machine, *, parallel: bo
         return kernel.substitute(stage.store, values)
 
     extents = [build.product(build.extents(group)) for group in groups]
-    kind = "parallel" if parallel and build.work(extents) >= machine.parallel_work else "serial"
+    kind = machine.kind(build.work(extents)) if parallel else "serial"
     if (crossing := _crossing(stage, groups)) is not None:
         return _blocked(extents, crossing, kind, element)
     return _rows(extents, machine, kind, element, _vectorisable(stage, groups))

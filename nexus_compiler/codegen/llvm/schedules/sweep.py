@@ -12,7 +12,6 @@ from typing import Any
 
 import tvm_ffi
 from tvm import tirx
-from tvm.ir import Op
 from tvm.ir.expr import Call
 
 from nexus_compiler.codegen.llvm.schedules import build, kernel, reduce
@@ -82,11 +81,9 @@ def recognise(kernel_: Kernel) -> Sweep | None:
 
 def _inlined(value: Any, pads: Sequence[Stage]) -> Any:
     for pad in pads:
-        shape = pad.store.buffer.shape
 
-        def element(load: Any, pad: Stage = pad, shape: Any = shape) -> Any:
-            wide = [i for i, n in zip(load.indices, shape) if not kernel.is_const(n, 1)]
-            return kernel.substitute(pad.store.value, build.bind(pad.spatial, wide))
+        def element(load: Any, pad: Stage = pad) -> Any:
+            return kernel.substitute(pad.store.value, pad.axes_at(load.indices))
 
         value = kernel.replace_loads(value, pad.store.buffer, element)
     return value
@@ -123,7 +120,7 @@ def guards(value: Any) -> list[Any]:
 
 
 def _is_choice(call: Call) -> bool:
-    return isinstance(call.op, Op) and call.op.name.endswith(".if_then_else")
+    return kernel.operator(call) == "if_then_else"
 
 
 class _Writer:
@@ -162,8 +159,7 @@ class _Writer:
         work = build.work(
             [*build.extents(form.placement.order), *build.extents(form.stage.reduced)]
         )
-        kind = "parallel" if work >= self._machine.parallel_work else "serial"
-        return build.loop(build.product(turns), one, kind, "tile")
+        return build.loop(build.product(turns), one, self._machine.kind(work), "tile")
 
     def _tile(
         self, values: dict[Any, Any], first: Any, height: int, begin: Any, width: int

@@ -52,13 +52,11 @@ def _input(pad: Stage, stage: Stage, machine: Machine) -> tirx.Stmt:
     channels = build.known(padded.shape[-1]) or 0
     down, across = ((int(size) - 2) // RESULTS for size in padded.shape[1:3])
     images = build.known(padded.shape[0]) or 1
-    target, names = stage.store.buffer, [i for i in pad.store.indices if isinstance(i, tirx.Var)]
+    target = stage.store.buffer
 
     def source(n: Any, y: Any, x: Any, c: Any, *, within: bool) -> Any:
-        place = [n, y, x, c]
-        wide = [i for i, size in zip(place, padded.shape) if not kernel.is_const(size, 1)]
         value = sweep.unguarded(pad.store.value) if within else pad.store.value
-        return kernel.substitute(value, dict(zip(names, wide)))
+        return kernel.substitute(value, pad.axes_at([n, y, x, c]))
 
     def tile(flat: Any, first: Any, lanes: int) -> tirx.Stmt:
         n, down_, across_ = build.unflatten(flat, [images, down, across])
@@ -87,7 +85,6 @@ def _output(placement: Placement, machine: Machine) -> tirx.Stmt:
     (load,) = {id(found.source): found for found in _operands(stage)}.values()
     images, rows, columns, filters = (int(size) for size in stage.store.buffer.shape)
     down, across = -(-rows // RESULTS), -(-columns // RESULTS)
-    axes = stage.store.indices
 
     def tile(flat: Any, first: Any, lanes: int) -> tirx.Stmt:
         n, down_, across_ = build.unflatten(flat, [images, down, across])
@@ -95,8 +92,7 @@ def _output(placement: Placement, machine: Machine) -> tirx.Stmt:
 
         def finish(i: int, j: int, c: Any, value: Any) -> tirx.Stmt:
             at = [n, top + i, left + j, first + c]
-            own = {axis: v for axis, v in zip(axes, at) if isinstance(axis, tirx.Var)}
-            return placement.finish(own, value)
+            return placement.finish(stage.axes_at(at), value)
 
         def guarded(i: int, j: int, store: tirx.Stmt) -> tirx.Stmt:
             whole = rows % RESULTS == 0 and columns % RESULTS == 0
@@ -136,8 +132,7 @@ def _tiles(
         ]
         return build.sequence(parts)
 
-    work = count * channels * TILE * TILE
-    return build.loop(count, one, "parallel" if work >= machine.parallel_work else "serial", "tile")
+    return build.loop(count, one, machine.kind(count * channels * TILE * TILE), "tile")
 
 
 def _transform(
