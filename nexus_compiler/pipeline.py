@@ -20,6 +20,7 @@ from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_compiler.ir.fingerprint import Fingerprint
 from nexus_compiler.passes import base, pipelines
 from nexus_compiler.passes.weights import INPUTS
+from nexus_compiler.store.door import OBJECTS, Store
 from nexus_compiler.store.local import LocalStore
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime.artifact import Artifact
@@ -41,7 +42,7 @@ class CompileOptions:
         progress: told how far the build is.
     """
 
-    store: LocalStore = field(default_factory=LocalStore)
+    store: Store = field(default_factory=LocalStore)
     jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     hooks: Sequence[base.Hook] = ()
     progress: Progress = lambda what, done, total: None
@@ -164,9 +165,9 @@ def _build_units(
     """
 
     def build(unit: Unit) -> tuple[str, bytes, str]:
-        key = Fingerprint((("content", unit.content.decode()), *factors)).digest
-        data, _ = options.store.get_or_build(key, lambda: room.build(unit, target))
-        return unit.name, data, key
+        key = Fingerprint((("content", unit.content.decode()), *factors))
+        data, _ = options.store.get_or_build(OBJECTS, key, lambda: room.build(unit, target))
+        return unit.name, data, key.digest
 
     what, total = f"build {target.name}", len(plan.units)
     found: dict[str, tuple[bytes, str]] = {}

@@ -18,16 +18,22 @@ def cache_root() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "nexus"
 
 
-def write_atomically(path: Path, data: bytes) -> Path:
-    """Write `data` to `path` in one step and return it: others see the old file or the new one."""
-    with atomically(path) as file:
+def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> Path:
+    """Write `data` to `path` in one step and return it: others see the old file or the new one.
+
+    With `durable` that holds even if the power fails; it takes milliseconds.
+    """
+    with atomically(path, durable=durable) as file:
         file.write(data)
     return path
 
 
 @contextlib.contextmanager
-def atomically(path: Path) -> Generator[IO[bytes]]:
-    """A file to write to, which becomes `path` when all went well, and nothing otherwise."""
+def atomically(path: Path, *, durable: bool = True) -> Generator[IO[bytes]]:
+    """A file to write to, which becomes `path` when all went well, and nothing otherwise.
+
+    For `durable` see `write_atomically`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
     # Not tempfile: its files are for the owner only, and the mode would outlive the rename.
@@ -36,7 +42,8 @@ def atomically(path: Path) -> Generator[IO[bytes]]:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -24,7 +24,7 @@ SOURCES = [
 # What each room of the compiler may import from the others (itself always).
 MAY_IMPORT = {
     "frontend": {"ir"},
-    "dynamo": {"frontend", "pipeline", "store"},
+    "dynamo": {"frontend", "ir", "pipeline", "store"},
     "ir": set(),
     "passes": {"ir"},
     "store": {"ir"},

@@ -20,7 +20,9 @@ from nexus_compiler.frontend.graph import CapturedGraph, Source
 from nexus_compiler.frontend.torch import sizes
 from nexus_compiler.frontend.torch.importer import ROW, SEED, Importer
 from nexus_compiler.frontend.torch.values import as_array, as_tensor, dtype_name
+from nexus_compiler.ir.fingerprint import Fingerprint
 from nexus_compiler.pipeline import CompileOptions, compile
+from nexus_compiler.store.door import OBJECTS
 from nexus_compiler.store.local import LocalStore
 from nexus_runtime.errors import CaptureError
 from nexus_runtime.module import Module
@@ -36,11 +38,13 @@ class CountingStore(LocalStore):
     built = 0
     reused = 0
 
-    def get_or_build(self, key: str, build: Callable[[], bytes]) -> tuple[bytes, bool]:
+    def get_or_build(
+        self, bucket: str, fingerprint: Fingerprint, build: Callable[[], bytes]
+    ) -> tuple[bytes, bool]:
         """As `LocalStore.get_or_build`."""
-        payload, found = super().get_or_build(key, build)
-        self.reused += found
-        self.built += not found
+        payload, found = super().get_or_build(bucket, fingerprint, build)
+        self.reused += found and bucket == OBJECTS
+        self.built += not found and bucket == OBJECTS
         return payload, found
 
 

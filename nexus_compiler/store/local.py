@@ -1,53 +1,143 @@
-"""A content-addressed store in a directory.
+"""A content-addressed store in a directory (`layout.py` draws it).
 
-Layout: `<root>/objects-v1/<2 hex>/<62 hex>`; the bucket's version is in its path, so that a new
-layout never meets old files. An entry is a 32-byte SHA-256 of its payload and then the payload:
-a torn or damaged entry is found when it is read, and is built again. Writes go to a temporary file
-in the same directory and are renamed into place, so that a reader sees all of an entry or nothing.
+A torn or damaged entry is found by its hash when it is read, and is built again: nothing here waits
+for the disk. Writes go to a temporary file in the same directory and are renamed into place, so
+that a reader sees all of an entry or nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+import contextlib
+import os
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+from nexus_compiler.ir.fingerprint import Factor, Fingerprint
+from nexus_compiler.store import entry, layout, locks, prune
+from nexus_compiler.store.door import About, Entry
 from nexus_runtime import files
 
-BUCKET = "objects-v1"
-_DIGEST_BYTES = 32
+_TOUCH_SECONDS = 60.0
+"""A last use is written down at most so often: a warm build must not write for every object."""
+
+
+class StoreWarning(UserWarning):
+    """A store cannot be used as it should; the build goes on without it."""
 
 
 class LocalStore:
-    """Objects by key (a SHA-256 in hexadecimal). Safe for many processes and threads at once."""
+    """See `Store` in `door.py`.
 
-    def __init__(self, root: Path | None = None) -> None:
+    Args:
+        root: the directory; by default the user's cache.
+        limit: bytes that it may hold; by default `NEXUS_CACHE_LIMIT`, or 10 GB.
+        clock: seconds of the epoch.
+
+    Raises:
+        UserError: `NEXUS_CACHE_LIMIT` is no size.
+    """
+
+    def __init__(
+        self,
+        root: Path | None = None,
+        *,
+        limit: int | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.root = root or files.cache_root()
+        self.limit = prune.default_limit() if limit is None else limit
+        self._clock = clock
+        self._warned = False
 
-    def get(self, key: str) -> bytes | None:
-        """The object of `key`, or None where it is absent or damaged (a damaged one is removed)."""
-        path = self._path(key)
-        try:
-            entry = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        payload = entry[_DIGEST_BYTES:]
-        if hashlib.sha256(payload).digest() == entry[:_DIGEST_BYTES]:
-            return payload
-        path.unlink(missing_ok=True)
-        return None
+    def get(self, bucket: str, fingerprint: Fingerprint) -> bytes | None:
+        """As `Store.get`; a damaged entry is removed."""
+        return self._get(bucket, fingerprint.digest)
 
-    def put(self, key: str, payload: bytes) -> None:
-        """Keep `payload` under `key`; the last writer of equal content wins, unseen by readers."""
-        files.write_atomically(self._path(key), hashlib.sha256(payload).digest() + payload)
+    def put(self, bucket: str, fingerprint: Fingerprint, payload: bytes) -> None:
+        """As `Store.put`; a store that cannot be written is a warning."""
+        self._put(bucket, fingerprint, payload, 0.0)
 
-    def get_or_build(self, key: str, build: Callable[[], bytes]) -> tuple[bytes, bool]:
-        """The object of `key` and whether it was reused; `build` makes it where it is absent."""
-        if (found := self.get(key)) is not None:
+    def get_or_build(
+        self, bucket: str, fingerprint: Fingerprint, build: Callable[[], bytes]
+    ) -> tuple[bytes, bool]:
+        """As `Store.get_or_build`."""
+        digest = fingerprint.digest
+        if (found := self._get(bucket, digest)) is not None:
             return found, True
-        payload = build()
-        self.put(key, payload)
-        return payload, False
+        with self._only_one(bucket, digest):
+            if (found := self._get(bucket, digest)) is not None:
+                return found, True
+            begin = time.perf_counter()
+            payload = build()
+            self._put(bucket, fingerprint, payload, time.perf_counter() - begin)
+            return payload, False
 
-    def _path(self, key: str) -> Path:
-        return self.root / BUCKET / key[:2] / key[2:]
+    def about(self, bucket: str, digest: str) -> About | None:
+        """As `Store.about`."""
+        return entry.read_about(self.path(bucket, digest), digest)
+
+    def factors(self, bucket: str, digest: str) -> tuple[Factor, ...] | None:
+        """As `Store.factors`."""
+        about = self.about(bucket, digest)
+        return None if about is None else about.factors
+
+    def entries(self, bucket: str) -> Iterator[Entry]:
+        """As `Store.entries`."""
+        for item in layout.scan(layout.bucket_path(self.root, bucket)):
+            if item.digest:
+                yield Entry(item.digest, item.size, item.used)
+
+    def path(self, bucket: str, digest: str) -> Path:
+        """Where an entry is, or would be."""
+        return layout.entry_path(self.root, bucket, digest)
+
+    def _get(self, bucket: str, digest: str) -> bytes | None:
+        path = self.path(bucket, digest)
+        try:
+            with path.open("rb") as file:
+                used = os.fstat(file.fileno()).st_mtime
+                data = file.read()
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                self._warn(error)
+            return None
+        decoded = entry.decode(data, digest)
+        if decoded is None:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            return None
+        if (now := self._clock()) - used > _TOUCH_SECONDS:
+            with contextlib.suppress(OSError):  # pruned this moment, or another user's file
+                os.utime(path, (now, now))
+        return decoded[1]
+
+    def _put(self, bucket: str, fingerprint: Fingerprint, payload: bytes, seconds: float) -> None:
+        data = entry.encode(fingerprint, payload, seconds)
+        path = self.path(bucket, fingerprint.digest)
+        try:
+            files.write_atomically(path, data, durable=False)
+            prune.account(self.root, len(data), self.limit)
+        except OSError as error:
+            self._warn(error)
+
+    @contextlib.contextmanager
+    def _only_one(self, bucket: str, digest: str) -> Generator[None]:
+        with contextlib.ExitStack() as stack:
+            try:
+                lock = layout.locks_path(self.root) / f"{bucket}-{digest}"
+                stack.enter_context(locks.held(lock))
+            except OSError as error:  # read-only, or without locks: work may be done twice
+                self._warn(error)
+            yield
+
+    def _warn(self, error: OSError) -> None:
+        if not self._warned:
+            self._warned = True
+            what = f"the store in {self.root} cannot be used: {error.strerror}"
+            warnings.warn(
+                f"{what}; building without it. Set NEXUS_CACHE to a directory that can be written",
+                StoreWarning,
+                stacklevel=2,
+            )
