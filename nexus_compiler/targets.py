@@ -75,6 +75,27 @@ class TargetSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
+def from_factors(factors: Mapping[str, str]) -> TargetSpec:
+    """The target that gave these factors, with what matters to the code and nothing else.
+
+    Raises:
+        TargetError: they are no target's.
+    """
+    try:
+        return TargetSpec(
+            name="",
+            kind=factors["target.kind"],
+            description="from the factors of an object",
+            rank=0,
+            options=msgspec.json.decode(factors["target.options"], type=dict[str, Any]),
+            requires=Requires(),
+            check=Check(level=""),
+            limits=msgspec.json.decode(factors["target.limits"], type=dict[str, Any]),
+        )
+    except (KeyError, msgspec.DecodeError) as error:
+        raise TargetError(f"these factors are of no target: {error}") from error
+
+
 def load_all() -> dict[str, TargetSpec]:
     """Every known target by name, in the order of their names.
 

@@ -31,10 +31,10 @@ MAY_IMPORT = {
     "training": {"frontend", "passes"},
     "targets": set(),
     "codegen": {"ir", "store", "passes", "targets", "frontend"},
-    "verify": {"targets", "codegen", "frontend", "pipeline", "store"},
+    "verify": {"targets", "codegen", "frontend", "ir", "pipeline", "store"},
     "profile": {"targets", "codegen"},
     "pipeline": {"targets", "codegen", "frontend", "ir", "passes", "store"},
-    "cli": {"targets", "codegen", "pipeline", "profile", "verify"},
+    "cli": {"targets", "codegen", "pipeline", "profile", "store", "verify"},
     "define_by_run": {"frontend", "ir", "passes", "pipeline"},
     "array_api": {"define_by_run", "frontend"},
 }

@@ -15,6 +15,7 @@ from nexus_runtime.errors import NexusError, UserError, nearest
 # Imported when they are called: `nexusc --help` must not wait for TVM.
 COMMANDS = {
     "bench": "nexus_compiler.cli.bench:bench",
+    "cache": "nexus_compiler.cli.cache:cache",
     "compile": "nexus_compiler.cli.compile:compile_",
     "conformance": "nexus_compiler.cli.conformance:conformance",
     "doctor": "nexus_compiler.cli.doctor:doctor",
@@ -26,6 +27,7 @@ COMMANDS = {
 
 HELP = {
     "bench": "Time an artifact, in turns with a peer.",
+    "cache": "Look after what was built.",
     "compile": "Compile a model to an artifact.",
     "conformance": "Hold the compiler against the tests of a standard.",
     "doctor": "Say what is installed and what each target still needs.",

@@ -90,6 +90,14 @@ class Room(Protocol):
         """Build one unit to an object. A pure function of the unit, the target and `versions`."""
         ...
 
+    def revive(self, content: str, kernel: bytes) -> Unit:
+        """The unit of `content` from what the store keeps of its payload, to be built again.
+
+        Raises:
+            TargetError: the room keeps no payloads, or `kernel` is of another content.
+        """
+        ...
+
     def link(self, plan: Plan, objects: Mapping[str, bytes], target: TargetSpec) -> bytes:
         """Put objects (by unit name) together to a module file; same input, same bytes."""
         ...

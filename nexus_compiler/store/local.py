@@ -52,7 +52,7 @@ class LocalStore:
         self._warned = False
 
     def get(self, bucket: str, fingerprint: Fingerprint) -> bytes | None:
-        """As `Store.get`; a damaged entry is removed."""
+        """As `Store.get`."""
         return self._get(bucket, fingerprint.digest)
 
     def put(self, bucket: str, fingerprint: Fingerprint, payload: bytes) -> None:
@@ -89,6 +89,21 @@ class LocalStore:
             if item.digest:
                 yield Entry(item.digest, item.size, item.used)
 
+    def check(self, bucket: str, digest: str) -> bool:
+        """Whether an entry is whole, or gone meanwhile; a damaged one is removed.
+
+        Raises:
+            OSError: the entry cannot be read or removed.
+        """
+        path = self.path(bucket, digest)
+        if self._read(path, digest) is not None:
+            return True
+        with self._only_one(bucket, digest):  # nobody heals it meanwhile
+            whole = self._read(path, digest) is not None or not path.exists()
+            if not whole:
+                path.unlink()
+        return whole
+
     def path(self, bucket: str, digest: str) -> Path:
         """Where an entry is, or would be."""
         return layout.entry_path(self.root, bucket, digest)
@@ -96,22 +111,27 @@ class LocalStore:
     def _get(self, bucket: str, digest: str) -> bytes | None:
         path = self.path(bucket, digest)
         try:
-            with path.open("rb") as file:
-                used = os.fstat(file.fileno()).st_mtime
-                data = file.read()
+            found = self._read(path, digest)
         except OSError as error:
-            if not isinstance(error, FileNotFoundError):
-                self._warn(error)
+            self._warn(error)
             return None
-        decoded = entry.decode(data, digest)
-        if decoded is None:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+        if found is None:  # what is damaged is replaced when it was built again
             return None
+        payload, used = found
         if (now := self._clock()) - used > _TOUCH_SECONDS:
             with contextlib.suppress(OSError):  # pruned this moment, or another user's file
                 os.utime(path, (now, now))
-        return decoded[1]
+        return payload
+
+    def _read(self, path: Path, digest: str) -> tuple[bytes, float] | None:
+        """Payload and last use of an entry; None where it is damaged or absent."""
+        try:
+            with path.open("rb") as file:
+                used = os.fstat(file.fileno()).st_mtime
+                decoded = entry.decode(file.read(), digest)
+        except FileNotFoundError:
+            return None
+        return None if decoded is None else (decoded[1], used)
 
     def _put(self, bucket: str, fingerprint: Fingerprint, payload: bytes, seconds: float) -> None:
         data = entry.encode(fingerprint, payload, seconds)

@@ -9,6 +9,7 @@ from nexus_compiler.codegen.door import Plan, Unit
 from nexus_compiler.codegen.llvm import work
 from nexus_compiler.ir import canonical
 from nexus_compiler.passes.weights import INPUTS
+from nexus_runtime.errors import TargetError
 
 _CHECKED = "num_input"
 """TVM's attribute for how many parameters, from the first on, a function checks in every call."""
@@ -28,7 +29,7 @@ def to_host_and_kernels(module: IRModule, target: tvm.target.Target) -> Plan:
         if isinstance(function, tirx.PrimFunc):
             kernel = _ordered(function)
             content = canonical.digest(kernel)
-            name = f"k_{content[:32]}"
+            name = _name(content)
             renamed[variable] = name
             said = work.describe(kernel, str(variable.name_hint))
             # Of the labels of equal kernels the first counts, not that of whoever came first.
@@ -36,6 +37,25 @@ def to_host_and_kernels(module: IRModule, target: tvm.target.Target) -> Plan:
                 units[name] = Unit(name, content.encode(), kernel, said)
     ordered = tuple(units[name] for name in sorted(units))
     return Plan(ordered, _rename(module, renamed), work.memory(module))
+
+
+def _name(content: str) -> str:
+    return f"k_{content[:32]}"
+
+
+def revive(content: str, kernel: bytes) -> Unit:
+    """The unit of a kernel in TVM's JSON.
+
+    Raises:
+        TargetError: it is no kernel, or not the one of `content`.
+    """
+    try:
+        function = tvm.ir.load_json(kernel.decode())
+    except (ValueError, RuntimeError, UnicodeDecodeError) as error:
+        raise TargetError(f"the kernel {content[:12]} cannot be read: {error}") from error
+    if not isinstance(function, tirx.PrimFunc) or canonical.digest(function) != content:
+        raise TargetError(f"what is kept as the kernel {content[:12]} is something else")
+    return Unit(_name(content), content.encode(), function)
 
 
 def _label(unit: Unit) -> str:

@@ -74,6 +74,10 @@ class LlvmRoom:
             library.write_to_file(str(path))
             return path.read_bytes()
 
+    def revive(self, content: str, kernel: bytes) -> Unit:
+        """A kernel from TVM's JSON."""
+        return lower.revive(content, kernel)
+
     def link(self, plan: Plan, objects: Mapping[str, bytes], target: TargetSpec) -> bytes:
         """A shared library with the program of the virtual machine in it."""
         return link.link(plan.host, objects, target, tvm_target(target))

@@ -111,6 +111,15 @@ class XlaRoom:
 
         return export_function(unit.payload, platforms=platforms, precision=precision)
 
+    def revive(self, content: str, kernel: bytes) -> Unit:
+        """Not possible: graphs are not kept.
+
+        Raises:
+            TargetError: always.
+        """
+        del kernel
+        raise TargetError(f"of the graph {content[:12]} only its export is kept")
+
     def link(self, plan: Plan, objects: Mapping[str, bytes], target: TargetSpec) -> bytes:
         """Put the blobs into one container (see `nexus_runtime/executors/jax_export.py`)."""
         platforms, _ = _options(target)
