@@ -63,6 +63,18 @@ def test_products_of_which_one_operand_is_read_across(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("width", [1, 3, 20, 32])
+def test_columns_in_groups_are_no_tiles_of_packed_weights(tmp_path: Path, width: int) -> None:
+    # Heads lie like this; a width of one is what a vector times a batch of columns is.
+    check(
+        tmp_path,
+        [(13, 9), (3, 9, width)],
+        lambda a, b: op.matmul(a, op.reshape(op.permute_dims(b, [1, 0, 2]), (9, 3 * width))),
+        lambda a, b: a @ b.transpose(1, 0, 2).reshape(9, 3 * width),
+    )
+    check(tmp_path, [(9,), (3, 9, width)], op.matmul, np.matmul)
+
+
 def test_batched_matmul_with_an_epilogue(tmp_path: Path) -> None:
     def build(a: Any, b: Any, bias: Any, mask: Any, rest: Any) -> Any:
         total = op.nn.relu(op.add(op.matmul(a, b), bias))

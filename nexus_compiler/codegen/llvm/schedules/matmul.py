@@ -22,7 +22,7 @@ from nexus_compiler.codegen.llvm.schedules.tiles import cells, choose, pick_colu
 
 def schedule(kernel_: Kernel, machine: Machine) -> tirx.PrimFunc | None:
     """The kernel in register tiles; None where it is no sum of products."""
-    form = recognise(kernel_)
+    form = recognise(kernel_, machine)
     return None if form is None else _Writer(form, machine).function(kernel_.function)
 
 

@@ -13,6 +13,7 @@ from tvm.sym import Analyzer
 
 from nexus_compiler.codegen.llvm.schedules import build, kernel
 from nexus_compiler.codegen.llvm.schedules.kernel import Kernel, Stage
+from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.codegen.llvm.schedules.placement import Placement, place
 from nexus_compiler.codegen.llvm.schedules.spatial import joint
 
@@ -67,7 +68,7 @@ def _bytes(value: Any) -> int:
     return tvm.DataType(str(value.ty)).bits // 8
 
 
-def recognise(kernel_: Kernel) -> Product | None:
+def recognise(kernel_: Kernel, machine: Machine) -> Product | None:
     """Find operands and axes; None where the form is another, or there is nothing to gain."""
     before, stages = _split(kernel_.stages)
     if not 0 < len(stages) <= 2:
@@ -88,7 +89,7 @@ def recognise(kernel_: Kernel) -> Product | None:
     rows, line = _lines(left, rows)
     rows = rows or tuple(axis for axis in rest if axis.var in only_left)[-1:]
     outer = tuple(axis for axis in rest if not any(axis is row for row in rows))
-    packed = _packed(right, columns)
+    packed = _packed(right, columns, machine.lanes(str(stages[0].store.buffer.dtype)))
     ordered = bool(packed) or _ordered(right, columns)
     count = build.known(build.product(build.extents(rows)))
     if not ordered and count is not None and count < _REUSE:
@@ -127,13 +128,16 @@ def _joined(left: Any, rows: Sequence[tirx.IterVar]) -> tuple[tirx.IterVar, ...]
     return found
 
 
-def _packed(right: Any, columns: Sequence[tirx.IterVar]) -> int:
-    """The width of the tiles that `right` is in; 0 where it is in none."""
+def _packed(right: Any, columns: Sequence[tirx.IterVar], lanes: int) -> int:
+    """The width of the tiles that `right` is in; 0 where it is in none.
+
+    Tiles are read in whole vectors: what lies in others, heads of an attention for one, is no tile.
+    """
     if not isinstance(right, TensorLoad) or len(columns) != 1 or len(right.indices) < 2:
         return 0
     width, own = build.known(right.source.shape[-1]), columns[0].var
     first, *steps, last = right.indices
-    if not width or own in kernel.variables(steps):
+    if not width or width % lanes or own in kernel.variables(steps):
         return 0
     tiled = kernel.same(first, tirx.floordiv(own, width))
     return width if tiled and kernel.same(last, tirx.floormod(own, width)) else 0
