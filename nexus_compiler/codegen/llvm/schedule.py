@@ -8,6 +8,7 @@ from typing import ClassVar
 from tvm import IRModule, s_tir, tirx
 
 from nexus_compiler.codegen.llvm import vector_math, work
+from nexus_compiler.codegen.llvm.name_sizes import name_sizes
 from nexus_compiler.codegen.llvm.schedules import chain, kernel, matmul, slide, sweep, winograd
 from nexus_compiler.codegen.llvm.schedules.initialise import initialise
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
@@ -63,6 +64,7 @@ def schedule(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
 
 def _accounted(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
     """One kernel, scheduled, with what it has to do as attributes."""
+    function = name_sizes(function)
     finished = vector_math.expand(schedule(function, machine))
     return finished.with_attrs(work.measure(function))
 
