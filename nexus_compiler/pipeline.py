@@ -19,7 +19,7 @@ from nexus_compiler.frontend import capture
 from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_compiler.ir.fingerprint import Fingerprint
 from nexus_compiler.passes import base, pipelines
-from nexus_compiler.passes.weights import INPUTS
+from nexus_compiler.passes.weights import DONATED, INPUTS
 from nexus_compiler.store.door import OBJECTS, Store
 from nexus_compiler.store.local import LocalStore
 from nexus_compiler.targets import TargetSpec
@@ -97,6 +97,8 @@ def _marked(graph: CapturedGraph) -> IRModule:
     module = IRModule(dict(graph.module.functions.items()), attrs=graph.module.attrs)
     for spec in graph.signature.functions:
         function = module[spec.name].with_attr(INPUTS, len(spec.inputs))
+        if any(place >= 0 for place in spec.donated):
+            function = function.with_attr(DONATED, list(spec.donated))
         module.update_func(module.get_global_var(spec.name), function)
     return module
 

@@ -55,6 +55,12 @@ class FunctionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 if name not in known:
                     raise ValueError(f"guard '{guard}': no input has a dimension '{name}'")
 
+    @property
+    def donated(self) -> tuple[int, ...]:
+        """For each output, the position of the input whose memory it may take; -1 for none."""
+        places = {spec.name: place for place, spec in enumerate(self.inputs)}
+        return tuple(places.get(self.updates.get(spec.name, ""), -1) for spec in self.outputs)
+
     def check(self, arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
         """Check `arrays` (by input name) against the inputs; return the size of every symbolic dim.
 

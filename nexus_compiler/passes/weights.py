@@ -10,6 +10,9 @@ from tvm.ir import Op
 INPUTS = "nexus.inputs"
 """The attribute of a function that tells how many of its parameters are inputs; weights follow."""
 
+DONATED = "nexus.donated"
+"""The attribute that tells, output by output, which parameter's memory it may take; -1 for none."""
+
 
 def bindings_of(function: relax.Function) -> list[relax.VarBinding] | None:
     """The bindings of `function`; None where it has control flow: what it calls is looked at alone.

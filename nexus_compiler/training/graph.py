@@ -5,6 +5,7 @@ The functions are those that `nexus_runtime/trainer.py` calls:
     predict(features) -> output
     gradients(features, labels, seed, row) -> loss, correct, grad:<parameter>...   sums over samples
     update(step, learning_rate, grad:..., state:...) -> param:..., state:...       of mean gradients
+    step(...)                                           all of it, for one size of a batch (step.py)
 
 A weight that a layer moves and no optimiser (running statistics) goes the same way: its "gradient"
 is what the layer observed, summed over samples, and `update` lets the layer make the new value of
@@ -26,6 +27,7 @@ from nexus_compiler.frontend.builder.layers.base import Randomness
 from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_compiler.passes.differentiate import Differentiate
 from nexus_compiler.training import losses, optimizers
+from nexus_compiler.training.step import training_step
 from nexus_runtime.errors import UserError
 from nexus_runtime.manifest import Training
 from nexus_runtime.signature import FunctionSpec, Signature, TensorSpec
@@ -37,13 +39,19 @@ _RATE = TensorSpec("learning_rate", "float32", ())
 
 
 def training_graph(
-    builder: GraphBuilder, *, loss: str, optimizer: str, options: Mapping[str, Any]
+    builder: GraphBuilder,
+    *,
+    loss: str,
+    optimizer: str,
+    options: Mapping[str, Any],
+    batch_size: int | None = None,
 ) -> CapturedGraph:
-    """The captured graph of a trainer for `builder`.
+    """The captured graph of a trainer for `builder`; with `step`, where there is a `batch_size`.
 
     Raises:
         UserError: the loss or the optimiser is unknown, or does not fit the network; or the network
             has more than one input or output.
+        ShapeError: the batch size does not fit the network's input.
         UnsupportedOperator: an operator of the network has no gradient.
     """
     _check(builder)
@@ -51,10 +59,15 @@ def training_graph(
     rule = optimizers.make(optimizer, options)
     predict = emission.inference_graph(builder, "predict")
     specs = emission.parameter_specs(builder)
-    gradients, gradients_spec = _gradients(builder, losses.LOSSES[chosen], specs)
-    update, update_spec = _update(builder, rule, specs)
-    functions = {**predict.module.functions, **gradients.functions, **update.functions}
-    states = [spec for spec in update_spec.inputs if spec.name.startswith("state:")]
+    gradients = _gradients(builder, losses.LOSSES[chosen], specs)
+    update = _update(builder, rule, specs)
+    made = [gradients, update]
+    if batch_size is not None:
+        made.append(training_step(gradients, update, specs, batch_size))
+    functions = dict(predict.module.functions)
+    for module, _ in made:
+        functions |= module.functions
+    states = [spec for spec in update[1].inputs if spec.name.startswith("state:")]
     training = Training(
         loss=chosen,
         optimizer=optimizer,
@@ -63,7 +76,7 @@ def training_graph(
         labels="labels",
         states=tuple(states),
     )
-    signature = Signature((*predict.signature.functions, gradients_spec, update_spec), specs)
+    signature = Signature((*predict.signature.functions, *(spec for _, spec in made)), specs)
     return dataclasses.replace(
         predict, module=IRModule(functions), signature=signature, training=training
     )

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import tvm
 from tvm import IRModule, relax, te, tirx, topi
 
-from nexus_compiler.codegen.llvm import winograd
+from nexus_compiler.codegen.llvm import products, winograd
 from nexus_compiler.codegen.llvm.schedules import build, tiles
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.passes.legalize import Legalization, Legalize, default
@@ -49,14 +49,19 @@ class LegalizePacked(Legalize):
                 weights = weights_of(function)
                 known |= {*weights, *(binding.var for binding in partition(found, weights)[0])}
         machine = Machine(self.vector_bits, self.vector_registers, 0)
-        packed = {name: _packed(name, machine, known) for name in _KERNELS}
+        turned = products.transposed(module)
+        packed = {name: _packed(name, machine, known, turned) for name in _KERNELS}
         return super().kernels(module) | packed
 
 
-def _packed(operator: str, machine: Machine, known: set[relax.Var]) -> Legalization:
+def _packed(
+    operator: str, machine: Machine, known: set[relax.Var], turned: dict[relax.Var, relax.Var]
+) -> Legalization:
     def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         x, weight = call.args
         if weight not in known or not _is_packable(operator, call):
+            if operator == "relax.matmul" and not {x, weight}.isdisjoint(turned):
+                return products.emit(builder, call, turned)
             return default(operator)(builder, call)
         rows = build.known(build.product(list(call.ty.shape)[:-1]))
         columns, dtype = int(weight.ty.shape[-1]), str(weight.ty.dtype)

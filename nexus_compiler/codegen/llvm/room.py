@@ -12,6 +12,7 @@ from tvm import IRModule
 
 from nexus_compiler.codegen.door import Plan, Requirement, Unit
 from nexus_compiler.codegen.llvm import emulate, link, lower, native
+from nexus_compiler.codegen.llvm.donate import Donate
 from nexus_compiler.codegen.llvm.pack import LegalizePacked
 from nexus_compiler.codegen.llvm.schedule import Schedule
 from nexus_compiler.codegen.llvm.sort_scan import SortAndScan
@@ -48,7 +49,7 @@ class LlvmRoom:
         return [Requirement(f"linker {' or '.join(names)}", found, cure), *emulate.needs(target)]
 
     def pipeline(self, target: TargetSpec) -> Sequence[Pass]:
-        """Layouts, kernels, what runs once at load, fewer kernels, fast kernels."""
+        """Layouts, kernels, what runs once at load, fewer kernels, fast kernels, no copies."""
         vectors = {key: target.limits[key] for key in ("vector_bits", "vector_registers")}
         return (
             SubPixel(),
@@ -59,6 +60,7 @@ class LlvmRoom:
             FenceSizes(),
             Fuse(),
             Schedule(**vectors),
+            Donate(),
         )
 
     def cut(self, module: IRModule, signature: Signature, target: TargetSpec) -> Plan:

@@ -118,17 +118,30 @@ class GraphBuilder(
         optimizer: str = "adam",
         options: Mapping[str, Any] | None = None,
         targets: Sequence[str] = ("native",),
+        batch_size: int | None = None,
     ) -> None:
         """Compile forward, loss, gradients and optimiser step, and write the artifact to `path`.
+
+        Args:
+            path: where to.
+            loss: "cross_entropy", "mse", or what suits the last layer.
+            optimizer: "adam" or "sgd".
+            options: the optimiser's hyperparameters by name.
+            targets: names that `nexusc targets` lists.
+            batch_size: also compile the whole step as one function for batches of this size, which
+                `Trainer.step` uses: faster, for longer compilation.
 
         Raises:
             UserError: the loss or the optimiser is unknown, or does not fit the network; or the
                 network has more than one input or output.
+            ShapeError: the batch size does not fit the network's input.
         """
         from nexus_compiler.pipeline import compile
         from nexus_compiler.training.graph import training_graph
 
-        graph = training_graph(self, loss=loss, optimizer=optimizer, options=options or {})
+        graph = training_graph(
+            self, loss=loss, optimizer=optimizer, options=options or {}, batch_size=batch_size
+        )
         compile(graph, targets=targets).save(path)
 
     def summary(self) -> str:

@@ -56,6 +56,12 @@ def _prelu(site: Site) -> Sequence[relax.Expr | None]:
     return [site.put(op.where(below, wide, site.adjoint)), by_slope]
 
 
+def _relu(site: Site) -> Sequence[relax.Expr | None]:
+    """By the result: what it was computed from need not be kept; nothing flows at 0."""
+    flat = site.put(op.less_equal(site.result, site.number(0)))
+    return [site.put(op.where(flat, site.number(0), site.adjoint))]
+
+
 def _selu(site: Site) -> Sequence[relax.Expr | None]:
     above = site.put(op.greater(site.args[0], site.number(0)))
     curved = site.add(site.result, _SELU_ALPHA * _SELU_SCALE)
@@ -77,6 +83,7 @@ RULES: dict[str, Rule] = {
     "nn.gelu_tanh": _gelu_tanh,
     "nn.leakyrelu": _leakyrelu,
     "nn.prelu": _prelu,
+    "nn.relu": _relu,
     "nn.selu": _selu,
     "nn.softplus": _softplus,
 }

@@ -8,7 +8,7 @@ rows of 3072 steps: 222 instead of 189 GFLOP/s.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,8 +63,17 @@ class Blocks:
     dtype: str
     init: Any
 
-    def write(self, down: int, which: Any, tile: Callable[[Any, Block], tirx.Stmt]) -> tirx.Stmt:
-        """Group number `which` of `down` tiles; `tile(number, block)` is one."""
+    def write(
+        self,
+        down: int,
+        which: Any,
+        tile: Callable[[Any, Block], tirx.Stmt],
+        prepare: Callable[[Any], Sequence[tirx.Stmt]],
+    ) -> tirx.Stmt:
+        """Group number `which` of `down` tiles; `tile(number, block)` is one.
+
+        `prepare(begin)` stands before the tiles of the block that begins at this step.
+        """
         high, columns = self.tiling.rows, self.tiling.columns
         kept = tirx.decl_buffer((self.group * high, columns), self.dtype, "kept")
         begin = which * self.group
@@ -77,11 +86,13 @@ class Blocks:
 
         def turn(number: Any) -> tirx.Stmt:
             last = tirx.EQ(number, build.number(self.count - 1))
+            before = prepare(number * self.steps)
 
             def one(i: Any) -> tirx.Stmt:
                 return tile(begin + i, Block(number * self.steps, self.steps, kept, i * high, last))
 
-            return build.loop(build.part(down, which, self.group), one, name="tile")
+            tiles = build.loop(build.part(down, which, self.group), one, name="tile")
+            return build.sequence([*before, tiles])
 
         # Clearing also keeps the buffer outside of the loops: TVM moves it to what it thinks is
         # its innermost use.

@@ -10,14 +10,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import tvm
 from tvm import tirx
 
-from nexus_compiler.codegen.llvm.schedules import build, kernel, spatial
+from nexus_compiler.codegen.llvm.schedules import build, kernel, panel, spatial
 from nexus_compiler.codegen.llvm.schedules.blocks import Block, Blocks, blocks
 from nexus_compiler.codegen.llvm.schedules.kernel import Kernel
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.codegen.llvm.schedules.product import Product, recognise
 from nexus_compiler.codegen.llvm.schedules.tiles import cells, choose, pick_columns, pick_rows
+
+_GROUP = 32  # tiles of rows that share a copied panel
+_REREAD = 4  # tiles of rows from which on it pays to copy a panel that is in order
+_SMALL = 8192  # bytes that stay in the first cache whatever their pitch is
 
 
 def schedule(kernel_: Kernel, machine: Machine) -> tirx.PrimFunc | None:
@@ -44,88 +49,100 @@ class _Writer:
             line=form.line,
             pitch=form.pitch,
         )
-        self._packed: tirx.Buffer | None = None
         reach = kernel.variables(form.right)
         self._packed_outer = [axis for axis in form.outer if axis.var in reach]
+        self._panel: tirx.Buffer | None = None
 
     def function(self, original: tirx.PrimFunc) -> tirx.PrimFunc:
         """The whole kernel."""
         steps = [spatial.write(s, {}, self._machine, parallel=True) for s in self._form.before]
         buffers = [stage.store.buffer for stage in self._form.before]
-        if not self._form.ordered:
-            steps.append(self._pack())
-            buffers.append(self._packed)
         return build.function(original, build.sequence([*steps, self._tiles()]), buffers)
-
-    def _pack(self) -> tirx.Stmt:
-        """Copy the right operand to [outer, tile of columns, steps, column]; it is read often."""
-        form, width = self._form, self._tiling.columns
-        outer, steps = build.extents(self._packed_outer), build.extents(self._steps)
-        count = build.ceil(self._columns, width)
-        shape = [build.number(extent) for extent in (*outer, count, *steps, width)]
-        buffer = tirx.decl_buffer(shape, str(form.right.ty), "packed")
-        self._packed = buffer
-
-        def one(flat: Any) -> tirx.Stmt:
-            *place, tile = build.unflatten(flat, [*outer, count])
-            left = tirx.min(build.number(width), self._columns - tile * width)
-
-            def column(offset: Any) -> tirx.Stmt:
-                values = build.bind(self._packed_outer, place)
-                values |= build.split(form.columns, tile * width + offset)
-
-                def copy(at: list[Any]) -> tirx.Stmt:
-                    element = kernel.substitute(form.right, values | build.bind(self._steps, at))
-                    return tirx.BufferStore(buffer, element, [*place, tile, *at, offset])
-
-                return build.nest(steps, copy)
-
-            return build.loop(left, column, name="column")
-
-        return build.loop(build.product([*outer, count]), one, self._kind(), "pack")
 
     def _tiles(self) -> tirx.Stmt:
         # All that reads one panel of the right operand comes before the next panel.
         inner = [axis for axis in self._form.outer if axis not in self._packed_outer]
-        lead, follow = build.extents(self._packed_outer), build.extents(inner)
+        follow = build.extents(inner)
         down, across = (
             build.ceil(self._rows, self._tiling.rows),
             build.ceil(self._columns, self._tiling.columns),
         )
-        if (found := self._blocks(across)) and not follow:
-            return self._in_blocks(found, [*lead, across], build.known(down) or 0)
-        turns = [*lead, across, *follow, down]
+        turns = [*build.extents(self._packed_outer), across]
+        copied = self._copies(down)
+        found = None if follow else self._blocks(across, copied)
+        if found:
+            return self._in_blocks(found, turns, build.known(down) or 0, copied)
+        groups = build.ceil(build.product([*follow, down]), _GROUP) if copied else 1
+        shared = [*follow, down]
 
-        def one(flat: Any) -> tirx.Stmt:
-            place = build.unflatten(flat, turns)
-            tile, row = place[len(lead)], place[-1]
-            values = build.bind(self._packed_outer, place) | build.bind(
-                inner, place[len(lead) + 1 :]
-            )
+        def row(place: list[Any], number: Any) -> tirx.Stmt:
+            *lead, tile = place
+            *at, first = build.unflatten(number, shared)
+            values = build.bind(self._packed_outer, lead) | build.bind(inner, at)
 
             def piece(column: Any, width: int) -> tirx.Stmt:
                 return pick_rows(
                     self._rows,
                     self._tiling,
-                    row,
-                    lambda first, height: self._tile(values, first, height, tile, column, width),
+                    first,
+                    lambda begin, height: self._tile(values, begin, height, tile, column, width),
                 )
 
             return pick_columns(self._columns, self._tiling, tile, piece)
 
-        return build.loop(build.product(turns), one, self._kind(), "tile")
+        def group(flat: Any) -> tirx.Stmt:
+            *place, which = build.unflatten(flat, [*turns, groups])
+            many = build.part(build.product(shared), which, _GROUP)
+            fill = self._fill(place, build.number(0), build.extents(self._steps))
+            tiles = build.loop(many, lambda i: row(place, which * _GROUP + i), name="tile")
+            return build.scope([self._panel], build.sequence([fill, tiles]), "panel")
 
-    def _blocks(self, across: Any) -> Blocks | None:
-        in_order = bool(self._form.packed) or self._packed is not None
-        if len(self._steps) != 1 or not in_order:
+        def one(flat: Any) -> tirx.Stmt:
+            *place, number = build.unflatten(flat, [*turns, build.product(shared)])
+            return row(place, number)
+
+        if copied:
+            return build.loop(build.product([*turns, groups]), group, self._kind(), "group")
+        return build.loop(build.product([*turns, *shared]), one, self._kind(), "tile")
+
+    def _copies(self, down: Any) -> bool:
+        """Whether a panel of the right operand is copied for the tiles that share it."""
+        form, tiles = self._form, build.known(down)
+        if form.packed:
+            return False
+        if not form.ordered:
+            return True
+        steps = build.known(build.product(build.extents(self._steps)))
+        size = tvm.DataType(str(form.right.ty)).bits // 8
+        if not steps or not tiles or self._columns_known() <= self._tiling.columns:
+            return False
+        return tiles >= _REREAD and steps * self._tiling.columns * size > _SMALL
+
+    def _columns_known(self) -> int:
+        return build.known(self._columns) or 0
+
+    def _fill(self, place: list[Any], begin: Any, turns: list[Any]) -> tirx.Stmt:
+        """Copy the panel of the tile at `place`, from one step on."""
+        form, shape = self._form, [*map(build.number, turns), build.number(self._tiling.columns)]
+        self._panel = tirx.decl_buffer(shape, str(form.right.ty), "panel")
+        *lead, tile = place
+        values = build.bind(self._packed_outer, lead)
+        return panel.fill(self._panel, form, self._tiling, values, tile, begin, turns)
+
+    def _blocks(self, across: Any, copied: bool) -> Blocks | None:
+        if len(self._steps) != 1 or not (self._form.packed or copied):
             return None
         steps, init = self._steps[0].dom.extent, self._form.stage.init
         return blocks(steps, self._rows, across, self._tiling, self._dtype, init)
 
-    def _in_blocks(self, found: Blocks, turns: list[Any], down: int) -> tirx.Stmt:
+    def _in_blocks(self, found: Blocks, turns: list[Any], down: int, copied: bool) -> tirx.Stmt:
         def group(flat: Any) -> tirx.Stmt:
-            *place, tile, which = build.unflatten(flat, [*turns, -(-down // found.group)])
-            values = build.bind(self._packed_outer, place)
+            *place, which = build.unflatten(flat, [*turns, -(-down // found.group)])
+            *lead, tile = place
+            values = build.bind(self._packed_outer, lead)
+
+            def prepare(begin: Any) -> list[tirx.Stmt]:
+                return [self._fill(place, begin, [found.steps])] if copied else []
 
             def rows(number: Any, block: Block) -> tirx.Stmt:
                 def piece(column: Any, width: int) -> tirx.Stmt:
@@ -136,7 +153,8 @@ class _Writer:
 
                 return pick_columns(self._columns, self._tiling, tile, piece)
 
-            return found.write(down, which, rows)
+            body = found.write(down, which, rows, prepare)
+            return build.scope([self._panel], body, "panel") if copied else body
 
         many = build.product([*turns, -(-down // found.group)])
         return build.loop(many, group, self._kind(), "group")
@@ -168,7 +186,7 @@ class _Writer:
 
             def add(i: Any, j: Any) -> tirx.Stmt:
                 left = kernel.substitute(form.left, own | build.split(form.rows, row + i))
-                right = self._load(own, tile, column + j)
+                right = self._load(own, tile, column + j, block)
                 return tirx.BufferStore(total, total[i, j] + left * right, [i, j])
 
             return each(add)
@@ -184,17 +202,16 @@ class _Writer:
             body = block.around(total, column, each, step, store)
         return build.scope([total], build.sequence(body), "tile")
 
-    def _load(self, values: dict[Any, Any], tile: Any, column: Any) -> Any:
+    def _load(self, values: dict[Any, Any], tile: Any, column: Any, block: Block | None) -> Any:
         form = self._form
         if form.packed:
             steps = [kernel.substitute(index, values) for index in form.right.indices[1:-1]]
             return tirx.BufferLoad(form.right.source, [tile, *steps, column])
-        if self._packed is None:
+        if self._panel is None:
             at = build.split(form.columns, tile * self._tiling.columns + column)
             return kernel.substitute(form.right, values | at)
-        place = [values[axis.var] for axis in self._packed_outer]
-        steps = [values[axis.var] for axis in self._steps]
-        return tirx.BufferLoad(self._packed, [*place, tile, *steps, column])
+        steps = [values[axis.var] - (block.begin if block else 0) for axis in self._steps]
+        return tirx.BufferLoad(self._panel, [*steps, column])
 
     def _kind(self) -> str:
         turns = [*build.extents(self._form.outer), *build.extents(self._steps)]

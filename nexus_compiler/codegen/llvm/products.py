@@ -1,0 +1,95 @@
+"""Products that read a transposed operand where it lies, so that no kernel has to transpose it.
+
+Gradients are such products: that of a weight is x' dy, that of what it was multiplied with dy w'.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import IRModule, relax, te
+from tvm.ir import Op
+
+from nexus_compiler.codegen.llvm.schedules import build
+
+_FUSES = {"op_pattern": 4}  # what TVM's fusion calls OutEWiseFusable
+
+
+def transposed(module: IRModule) -> dict[relax.Var, relax.Var]:
+    """The variables of `module` that are others with their last two axes exchanged, with these."""
+    found: dict[relax.Var, relax.Var] = {}
+    for function in module.functions.values():
+        if not isinstance(function, relax.Function):
+            continue
+        for block in function.body.blocks:
+            for binding in block.bindings:
+                source = _exchanged(binding.value)
+                if source is not None:
+                    found[binding.var] = source
+    return found
+
+
+def _exchanged(value: Any) -> relax.Var | None:
+    if not isinstance(value, relax.Call) or value.op != Op.get("relax.permute_dims"):
+        return None
+    (source,) = value.args
+    rank = getattr(source.ty, "ndim", -1)
+    if rank < 2 or not isinstance(source, relax.Var):
+        return None
+    given = value.attrs.axes
+    axes = list(reversed(range(rank))) if given is None else [int(axis) % rank for axis in given]
+    return source if axes == [*range(rank - 2), rank - 1, rank - 2] else None
+
+
+def emit(
+    builder: relax.BlockBuilder, call: relax.Call, turned: dict[relax.Var, relax.Var]
+) -> relax.Expr:
+    """The product `call`, whose operands are read from what they are the transposed of."""
+    operands = [turned.get(operand, operand) for operand in call.args]
+    ways = [operand in turned for operand in call.args]
+    return builder.call_te(
+        product,
+        *operands,
+        *ways,
+        str(call.ty.dtype),
+        primfunc_name_hint="matmul",
+        primfunc_attrs=_FUSES,
+    )
+
+
+def product(a: te.Tensor, b: te.Tensor, left: bool, right: bool, dtype: str) -> te.Tensor:
+    """a[..., rows, steps] times b[..., steps, columns], broadcast over the first axes.
+
+    Args:
+        a: the left operand, of at least two axes.
+        b: the right operand, of at least two axes.
+        left: whether `a` is given as [..., steps, rows].
+        right: whether `b` is given as [..., columns, steps].
+        dtype: of the result, in which it is summed up.
+    """
+    *a_outer, a0, a1 = a.shape
+    *b_outer, b0, b1 = b.shape
+    rows, steps = (a1, a0) if left else (a0, a1)
+    columns = b0 if right else b1
+    k = te.reduce_axis((0, steps), "k")
+    rank = max(len(a_outer), len(b_outer))
+    outer = [_wider(a_outer, b_outer, rank - 1 - axis) for axis in range(rank)]
+
+    def element(*place: Any) -> Any:
+        *lead, row, column = place
+        one = a(*_within(lead, a_outer), *((k, row) if left else (row, k)))
+        other = b(*_within(lead, b_outer), *((column, k) if right else (k, column)))
+        return te.sum(one.astype(dtype) * other.astype(dtype), axis=k)
+
+    return te.compute((*outer, rows, columns), element, name="matmul")
+
+
+def _wider(a: list[Any], b: list[Any], back: int) -> Any:
+    """The size of the axis `back` before the last of two that are broadcast."""
+    sizes = [sizes[-1 - back] for sizes in (a, b) if back < len(sizes)]
+    return next((size for size in sizes if build.known(size) != 1), sizes[0])
+
+
+def _within(place: list[Any], sizes: list[Any]) -> list[Any]:
+    own = place[len(place) - len(sizes) :]
+    return [0 if build.known(size) == 1 else at for at, size in zip(own, sizes)]
