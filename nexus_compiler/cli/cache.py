@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -119,3 +120,21 @@ def _verified(value: dict[str, Any]) -> str:
     lines.append(f"built again: {len(rebuilt['equal'])} equal")
     lines += [f"not built again: {n} ({why})" for why, n in sorted(rebuilt["left_out"].items())]
     return "\n".join(lines)
+
+
+@cache.group()
+def key() -> None:
+    """Keys that sign and trust what a shared store holds."""
+
+
+@key.command()
+@click.argument("name", type=click.Path(path_type=Path))
+@options.JSON
+def new(name: Path, as_json: bool) -> None:
+    """Make a pair: NAME.key signs (keep it to yourself), NAME.pub is what others trust."""
+    from nexus_compiler.store import signing
+
+    private, public, called = signing.new_pair(name)
+    text = f"{private}: signs, for you alone\n{public}: for those who shall trust you\nkey {called}"
+    value = {"private": str(private), "public": str(public), "key": called}
+    console.emit(value, text, as_json=as_json)

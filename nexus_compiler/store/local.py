@@ -55,23 +55,42 @@ class LocalStore:
         """As `Store.get`."""
         return self._get(bucket, fingerprint.digest)
 
-    def put(self, bucket: str, fingerprint: Fingerprint, payload: bytes) -> None:
-        """As `Store.put`; a store that cannot be written is a warning."""
-        self._put(bucket, fingerprint, payload, 0.0)
+    def put(
+        self, bucket: str, fingerprint: Fingerprint, payload: bytes, *, seconds: float = 0.0
+    ) -> None:
+        """As `Store.put`, of what took `seconds`; a store that cannot be written is a warning."""
+        data = entry.encode(fingerprint, payload, seconds)
+        path = self.path(bucket, fingerprint.digest)
+        try:
+            files.write_atomically(path, data, durable=False)
+            prune.account(self.root, len(data), self.limit)
+        except OSError as error:
+            self._warn(error)
 
     def get_or_build(
         self, bucket: str, fingerprint: Fingerprint, build: Callable[[], bytes]
     ) -> tuple[bytes, bool]:
         """As `Store.get_or_build`."""
+
+        def make() -> tuple[bytes, float]:
+            begin = time.perf_counter()
+            payload = build()
+            return payload, time.perf_counter() - begin
+
+        return self.get_or_make(bucket, fingerprint, make)
+
+    def get_or_make(
+        self, bucket: str, fingerprint: Fingerprint, make: Callable[[], tuple[bytes, float]]
+    ) -> tuple[bytes, bool]:
+        """As `get_or_build`, where `make` says itself how many seconds the payload takes."""
         digest = fingerprint.digest
         if (found := self._get(bucket, digest)) is not None:
             return found, True
         with self._only_one(bucket, digest):
             if (found := self._get(bucket, digest)) is not None:
                 return found, True
-            begin = time.perf_counter()
-            payload = build()
-            self._put(bucket, fingerprint, payload, time.perf_counter() - begin)
+            payload, seconds = make()
+            self.put(bucket, fingerprint, payload, seconds=seconds)
             return payload, False
 
     def about(self, bucket: str, digest: str) -> About | None:
@@ -132,15 +151,6 @@ class LocalStore:
         except FileNotFoundError:
             return None
         return None if decoded is None else (decoded[1], used)
-
-    def _put(self, bucket: str, fingerprint: Fingerprint, payload: bytes, seconds: float) -> None:
-        data = entry.encode(fingerprint, payload, seconds)
-        path = self.path(bucket, fingerprint.digest)
-        try:
-            files.write_atomically(path, data, durable=False)
-            prune.account(self.root, len(data), self.limit)
-        except OSError as error:
-            self._warn(error)
 
     @contextlib.contextmanager
     def _only_one(self, bucket: str, digest: str) -> Generator[None]:
