@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from schedule_support import by_torch, compare, graph, modules
-from tvm import tirx
+from tvm import IRModule, s_tir, tirx
 from tvm.relax import op
 
 from nexus_compiler.codegen.llvm.name_sizes import name_sizes
@@ -60,6 +60,15 @@ def test_layers_at_different_depths_are_one_kernel() -> None:
 
     every = kernels()
     assert distinct([name_sizes(kernel) for kernel in every]) < distinct(every)
+
+
+def test_sums_that_are_a_quotient_in_another_form() -> None:
+    def rest(x: Any) -> Any:
+        (size,) = x.ty.shape
+        return op.zeros([size - (size - 1) // 2 * 2 - 1, (size - 1) // 2 * 2 + 2], "float32")
+
+    (kernel,) = kernels([("n",)], rest)
+    s_tir.Schedule(IRModule({"main": name_sizes(kernel)}))  # refuses what is not well formed
 
 
 @pytest.fixture(scope="module")

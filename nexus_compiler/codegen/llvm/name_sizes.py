@@ -17,6 +17,7 @@ from tvm.sym import Analyzer
 from nexus_compiler.codegen.llvm.schedules.kernel import variables
 
 _QUOTIENTS = (tirx.FloorDiv, tirx.FloorMod)
+_ARITHMETIC = (*_QUOTIENTS, tirx.Add, tirx.Sub, tirx.Mul)
 
 
 def name_sizes(function: tirx.PrimFunc) -> tirx.PrimFunc:
@@ -28,23 +29,27 @@ def name_sizes(function: tirx.PrimFunc) -> tirx.PrimFunc:
     sizes = _sizes(function)
     if not sizes:
         return function
-    analyzer = Analyzer()
-
-    def simplified(node: Any) -> Any:
-        return analyzer.simplify(node) if variables(node) <= sizes else node
-
-    function = tvm_ffi.structural_map(function, (_QUOTIENTS, simplified))
-    while (found := _quotient(function, analyzer)) is not None:
-        quotient, name, offset = found
-        sizes.add(name)
-
-        def named(node: Any, quotient: Any = quotient, meaning: Any = name - offset) -> Any:
-            return meaning if tvm_ffi.structural_equal(node, quotient) else node
-
-        function = tvm_ffi.structural_map(function, (_QUOTIENTS, named))
-        function = tvm_ffi.structural_map(function, ((tirx.Add, tirx.Sub), simplified))
+    named = _simplified(function, sizes)
+    for place in [(i, axis) for i, p in enumerate(named.params) for axis in range(_rank(p))]:
+        quotient, offset = _solved(_size(named, place))
+        if quotient is None:
+            continue
+        name = tirx.Var("size", quotient.ty)
+        found = _simplified(_replaced(named, quotient, name - offset), {*sizes, name})
+        if _size(found, place).same_as(name):
+            named = found
+            sizes.add(name)
     # The type of the function is that of before; a new function makes it anew.
-    return tirx.PrimFunc(function.params, function.body, function.ret_type, function.attrs)
+    return tirx.PrimFunc(named.params, named.body, named.ret_type, named.attrs)
+
+
+def _rank(parameter: Any) -> int:
+    """How many dimensions it has; kernels also take numbers."""
+    return len(getattr(parameter.ty, "shape", ()))
+
+
+def _size(function: tirx.PrimFunc, place: tuple[int, int]) -> Any:
+    return function.params[place[0]].ty.shape[place[1]]
 
 
 def _sizes(function: tirx.PrimFunc) -> set[tirx.Var]:
@@ -56,14 +61,21 @@ def _sizes(function: tirx.PrimFunc) -> set[tirx.Var]:
     return found
 
 
-def _quotient(function: tirx.PrimFunc, analyzer: Analyzer) -> tuple[Any, tirx.Var, Any] | None:
-    """The first quotient that a dimension tells, a name for the dimension, and what is added."""
-    for parameter in function.params:
-        for size in getattr(parameter.ty, "shape", ()):
-            quotient, offset = _solved(analyzer.simplify(size))
-            if quotient is not None:
-                return quotient, tirx.Var("size", size.ty), offset
-    return None
+def _simplified(function: tirx.PrimFunc, sizes: set[tirx.Var]) -> tirx.PrimFunc:
+    """`function` with all arithmetic of nothing but `sizes` in one form."""
+    analyzer = Analyzer()
+
+    def rewrite(node: Any) -> Any:
+        return analyzer.simplify(node) if variables(node) <= sizes else node
+
+    return tvm_ffi.structural_map(function, (_ARITHMETIC, rewrite))
+
+
+def _replaced(function: tirx.PrimFunc, quotient: Any, meaning: Any) -> tirx.PrimFunc:
+    def rewrite(node: Any) -> Any:
+        return meaning if tvm_ffi.structural_equal(node, quotient) else node
+
+    return tvm_ffi.structural_map(function, (_QUOTIENTS, rewrite))
 
 
 def _solved(size: Any) -> tuple[Any, Any]:
