@@ -77,6 +77,30 @@ def test_inference_with_other_sizes(name: str) -> None:
     assert sizes[0] in str(told)
 
 
+CONVOLUTIONS = {
+    "causal": lambda: torch.nn.Conv1d(4, 4, 3, padding=2, groups=4),
+    "strided": lambda: torch.nn.Conv2d(4, 6, 3, 2, 1),
+    "strided_more_than_it_sees": lambda: torch.nn.Conv2d(4, 6, 2, 3),
+    "transposed": lambda: torch.nn.ConvTranspose2d(4, 6, 3, 2, 1, output_padding=1),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_over_open_sizes_learn(name: str) -> None:
+    model = CONVOLUTIONS[name]()
+    twin = copy.deepcopy(model)
+    compiled = torch.compile(model, backend="nexus", dynamic=True)
+    for length in (7, 10, 12):
+        x = torch.randn(2, 4, *[length] * (model.weight.dim() - 2))
+        found: list[Any] = []
+        for network in (compiled, twin):
+            given = x.clone().requires_grad_()
+            loss = network(given).square().mean()
+            found.append(torch.autograd.grad(loss, [given, *network.parameters()]))
+        torch.testing.assert_close(*found, rtol=2e-5, atol=2e-5)
+    assert len(dynamo.report().graphs) == 2
+
+
 def test_objects_are_reused() -> None:
     model, args = MODELS["mlp"].make().eval(), MODELS["mlp"].inputs(2)
     with torch.no_grad():

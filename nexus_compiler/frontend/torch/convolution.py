@@ -132,7 +132,7 @@ def convolution_backward(node: Node) -> list[Any]:
     elif mask[0]:
         results[0] = spread_conv(node, grad, grad_shape, weight, weight_shape, spec, shape[2:])
     if mask[1]:
-        pair = (grad, x, shape) if transposed else (x, grad, grad_shape)
+        pair = [(x, shape), (grad, grad_shape)][:: -1 if transposed else 1]
         results[1] = _weight_gradient(node, *pair, spec, weight_shape)
     if mask[2]:
         results[2] = R.sum(grad, [0, *range(2, 2 + spec.rank)], False)
@@ -153,11 +153,16 @@ def _cropped(node: Node, x: Any, shape: Sequence[Size]) -> Any:
 
 
 def _weight_gradient(
-    node: Node, x: Any, grad: Any, grad_shape: Sequence[Size], spec: Window, shape: Sequence[int]
+    node: Node,
+    images: tuple[Any, Sequence[Size]],
+    grads: tuple[Any, Sequence[Size]],
+    spec: Window,
+    shape: Sequence[int],
 ) -> relax.Var:
     """One matrix product: (channels of grad, pixels) by (pixels, channels of x and places)."""
+    grad, grad_shape = grads
     groups, out = node["groups"], grad_shape[2:]
-    x = windows.padded(node, x, spec, out, 0)
+    x = windows.padded(node, *images, spec, out, 0)
     pixels = sizes.product([grad_shape[0], *out])
     inner = shape[1] * groups
     taps = [windows.tap(node, x, spec, place, out) for place in spec.places()]

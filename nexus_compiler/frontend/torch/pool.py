@@ -42,7 +42,7 @@ def max_pool(node: Node) -> Any:
     x, shape = _batched(node, "self", rank)
     out = node.shape[-rank:]
     wide = (
-        windows.padded(node, x, spec, out, _lowest(node.dtype))
+        windows.padded(node, x, shape, spec, out, _lowest(node.dtype))
         if (windows.is_static(shape[2:]))
         else None
     )
@@ -118,7 +118,7 @@ def avg_pool(node: Node) -> Any:
         include = bool(node["count_include_pad"])
         value = make(x, spec.kernel, spec.stride, border, spec.dilation, False, include)
         return R.reshape(node.emit(value), node.dims(node.shape))
-    wide = windows.padded(node, x, spec, out, 0)
+    wide = windows.padded(node, x, shape, spec, out, 0)
     value = node.emit(make(wide, spec.kernel, spec.stride, 0, spec.dilation))
     factor = int(np.prod(spec.kernel)) / _divisors(node, spec, shape[2:], out)
     if not (factor == 1).all():

@@ -51,23 +51,22 @@ def window(node: Node, kernel: Sequence[int], *, stride: Any = None) -> Window:
     )
 
 
-def padded(node: Node, x: Any, spec: Window, out: Sequence[Size], value: Any) -> relax.Expr:
-    """`x` with a border such that windows at `out` places fit in exactly."""
-    own = [sizes_of(node, size) for size in x.ty.shape.values]
+def padded(
+    node: Node, x: Any, shape: Sequence[Size], spec: Window, out: Sequence[Size], value: Any
+) -> relax.Expr:
+    """`x` of `shape` with a border such that windows at `out` places fit in.
+
+    They fit in exactly, but where a size is dynamic and steps are larger than 1.
+    """
     pairs: list[tuple[Any, Any]] = [(0, 0), (0, 0)]
     for axis in range(spec.rank):
         reach = (out[axis] - 1) * spec.stride[axis] + spec.dilation[axis] * (spec.kernel[axis] - 1)
-        after = reach + 1 - own[axis + 2] - spec.padding[axis]
-        pairs.append((spec.padding[axis], after))
+        after = reach + 1 - shape[axis + 2] - spec.padding[axis]
+        after = sizes.number(after) if sizes.is_symbolic(after) else after
+        pairs.append(
+            (spec.padding[axis], spec.padding[axis] if sizes.is_symbolic(after) else after)
+        )
     return pad(node, x, pairs, value)
-
-
-def sizes_of(node: Node, expression: Any) -> Size:
-    """A TIR size as an int where it is one."""
-    try:
-        return int(expression)
-    except TypeError:
-        return expression
 
 
 def tap(node: Node, x: Any, spec: Window, place: Sequence[int], out: Sequence[Size]) -> relax.Var:
