@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 from onnx_models import compare, floats, whole
+from torch_models import Residual, nn, torch
 
 from nexus_compiler.ir import law
 
-torch: Any = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
-nn = torch.nn
 
 # The exporter itself uses what PyTorch and Python deprecate.
 pytestmark = [
@@ -22,29 +21,13 @@ pytestmark = [
 ]
 
 
-class Block(nn.Module):
-    def __init__(self, inside: int, outside: int, stride: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(inside, outside, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(outside),
-            nn.ReLU(),
-            nn.Conv2d(outside, outside, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(outside),
-        )
-        self.skip = nn.Identity() if stride == 1 else nn.Conv2d(inside, outside, 1, stride)
-
-    def forward(self, x: Any) -> Any:
-        return torch.relu(self.body(x) + self.skip(x))
-
-
 def resnet() -> Any:
     return nn.Sequential(
         nn.Conv2d(3, 4, 7, 2, 3),
         nn.BatchNorm2d(4),
         nn.ReLU(),
         nn.MaxPool2d(3, 2, 1),
-        *(Block(4, 4, 1), Block(4, 8, 2), Block(8, 16, 2), Block(16, 16, 1)),
+        *(Residual(4, 4, 1), Residual(4, 8, 2), Residual(8, 16, 2), Residual(16, 16, 1)),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Linear(16, 5),

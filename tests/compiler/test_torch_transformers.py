@@ -36,7 +36,7 @@ GPT2 = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 60, "n_positions"
 T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 60}
 DISTIL = {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32, "vocab_size": 60}
 IMAGE = {**SMALL, "image_size": 16, "patch_size": 8}
-SPEECH = {
+TWO_STACKS = {
     "d_model": 16,
     "encoder_layers": 1,
     "decoder_layers": 1,
@@ -45,6 +45,9 @@ SPEECH = {
     "encoder_ffn_dim": 32,
     "decoder_ffn_dim": 32,
     "vocab_size": 60,
+}
+SPEECH = {
+    **TWO_STACKS,
     "num_mel_bins": 8,
     "max_source_positions": 10,
     "max_target_positions": 16,
@@ -69,17 +72,7 @@ DEBERTA = {
     "norm_rel_ebd": "layer_norm",
     "share_att_key": True,
 }
-BART = {
-    "d_model": 16,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 32,
-    "decoder_ffn_dim": 32,
-    "vocab_size": 60,
-    "max_position_embeddings": 32,
-}
+BART = {**TWO_STACKS, "max_position_embeddings": 32}
 STAGES = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "image_size": 16}
 SOUND = {
     "hidden_size": 16,
