@@ -52,7 +52,7 @@ def read(path: str | Path) -> Checkpoint:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(str(path), framework="numpy") as file:  # type: ignore[no-untyped-call]
+        with safe_open(str(path), framework="numpy") as file:
             head = msgspec.json.decode((file.metadata() or {}).get("nexus", ""), type=Head)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, msgspec.MsgspecError) as error:

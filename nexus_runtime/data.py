@@ -27,6 +27,7 @@ from nexus_runtime.errors import DataError
 _IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _PARTS = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 _CHUNK = 1 << 20
+_Stream = BinaryIO | gzip.GzipFile
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def resolve(name_or_path: str | Path) -> str:
     return name if name == "digits" else str(Path(name).resolve())
 
 
-def parse_idx(stream: BinaryIO, origin: str) -> np.ndarray:
+def parse_idx(stream: _Stream, origin: str) -> np.ndarray:
     """Read one IDX array; never more of `stream` than its header announces, plus one byte.
 
     Raises:
@@ -154,7 +155,7 @@ def parse_idx(stream: BinaryIO, origin: str) -> np.ndarray:
     return array.astype(array.dtype.newbyteorder("="), copy=False).reshape(dims)
 
 
-def _exactly(stream: BinaryIO, size: int, origin: str, what: str) -> bytes:
+def _exactly(stream: _Stream, size: int, origin: str, what: str) -> bytes:
     parts, left = list[bytes](), size
     while left and (part := stream.read(min(_CHUNK, left))):
         parts.append(part)
@@ -173,7 +174,7 @@ def _read_idx(path: Path) -> np.ndarray:
             if path.suffix != ".gz":
                 return parse_idx(file, str(path))
             with gzip.open(file) as stream:
-                return parse_idx(stream, str(path))  # type: ignore[arg-type]
+                return parse_idx(stream, str(path))
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}", hint="fetch the file again") from error
 
@@ -230,7 +231,7 @@ def _unit(pixels: np.ndarray) -> np.ndarray:
 
 def _digits() -> DataSet:
     try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+        from sklearn.datasets import load_digits
     except ImportError as error:
         raise DataError(
             'the data set "digits" comes with scikit-learn, which is not installed',

@@ -46,8 +46,7 @@ def _parsed(condition: str) -> tuple[CodeType, tuple[str, ...]]:
 
 def _allowed(node: ast.AST) -> bool:
     if isinstance(node, ast.Constant):
-        whole = type(node.value) in {int, bool}
-        return whole and abs(int(node.value)) < _LARGEST  # type: ignore[arg-type]
+        return isinstance(node.value, int) and abs(node.value) < _LARGEST
     if isinstance(node, ast.Call):
         known = isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS
         return known and len(node.args) > 1 and not node.keywords

@@ -104,10 +104,11 @@ def generalise(samples: Sequence[Numbers], *, dynamic: bool) -> Pattern | None:
     )
     sizes: list[tuple[int | Size, ...]] = []
     for parts in zip(*(sample.sizes for sample in samples)):
-        found = [_formula(column, symbols) for column in zip(*parts)]
-        if None in found:
+        formulas = [_formula(column, symbols) for column in zip(*parts)]
+        found = tuple(formula for formula in formulas if formula is not None)
+        if len(found) < len(formulas):
             return None
-        sizes.append(tuple(found))  # type: ignore[arg-type]
+        sizes.append(found)
     constants = enumerate(zip(*(sample.constants for sample in samples)))
     lifted = frozenset(index for index, column in constants if len(set(column)) > 1)
     return Pattern(shapes, tuple(sizes), lifted)

@@ -74,7 +74,7 @@ def _function(
 
 def _add(module: IRModule, name: str, function: relax.Function) -> tvm.ir.GlobalVar:
     variable = tvm.ir.GlobalVar(name)
-    relax.expr._update_type(variable, function.ty)  # pyright: ignore
+    relax.expr._update_type(variable, function.ty)
     module.update_func(variable, function.with_attr("global_symbol", name))
     return module.get_global_var(name)
 

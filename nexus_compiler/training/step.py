@@ -81,7 +81,7 @@ def _composed(
     callees = IRModule({"gradients": back, "update": update["update"]})
     first, second = (callees.get_global_var(name) for name in ("gradients", "update"))
     for variable, function in callees.functions.items():
-        relax.expr._update_type(variable, function.ty)  # pyright: ignore
+        relax.expr._update_type(variable, function.ty)
     block = relax.BlockBuilder(callees)
     batch = relax.const(np.float32(inputs[0].shape[0]))
     with block.function(NAME, list(given.values())):

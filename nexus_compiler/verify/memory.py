@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -54,9 +55,10 @@ def measure(
     """
     if not (_STATUS.exists() and _RESET.exists()):
         raise DeviceError("this system does not tell how much memory a process takes")
+    given: dict[str, Any] = dict(inputs)
     with tempfile.TemporaryDirectory() as directory:
         arrays = Path(directory) / "inputs.npz"
-        np.savez(arrays, **inputs)  # type: ignore[arg-type]
+        np.savez(arrays, **given)
         command = [sys.executable, "-m", "nexus_compiler.verify.memory", contender, str(model)]
         command += [str(arrays), "--function", function, "--threads", str(threads)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)

@@ -244,7 +244,8 @@ def _without_torch() -> Generator[None]:
     if "torch" in sys.modules or "tvm_ffi" in sys.modules or sys.platform == "win32":
         yield
         return
-    sys.modules["torch"] = None  # type: ignore[assignment]
+    modules: dict[str, Any] = sys.modules
+    modules["torch"] = None
     try:
         yield
     finally:

@@ -135,7 +135,7 @@ class _Rewriter:
         body = tvm_ffi.structural_map(old.body, (tirx.Var, lambda v: names.get(v, v)))
         changed = tirx.PrimFunc(params, body, old.ret_type, old.attrs)
         variable = ir.GlobalVar(f"{callee.name_hint}_in_place{place}")
-        relax.expr._update_type(variable, changed.ty)  # pyright: ignore
+        relax.expr._update_type(variable, changed.ty)
         self._module.update_func(variable, changed)
         return self._module.get_global_var(variable.name_hint)
 

@@ -65,9 +65,7 @@ def _executable(
     builder = relax.ExecBuilder()
     with llvm:
         relax.vm_build._vmcodegen(builder, program, "bytecode")
-    return relax.VMExecutable(
-        relax.vm_build._ffi_api.VMLink(builder, llvm, None, libraries, {})  # pyright: ignore
-    )
+    return relax.VMExecutable(relax.vm_build._ffi_api.VMLink(builder, llvm, None, libraries, {}))
 
 
 def _run_linker(linker: str, output: str, inputs: Sequence[str]) -> None:

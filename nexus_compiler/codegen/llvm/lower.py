@@ -125,7 +125,7 @@ def _rename(module: IRModule, names: dict[tvm.ir.GlobalVar, str]) -> IRModule:
     for old, name in names.items():
         if name not in variables:
             variables[name] = tvm.ir.GlobalVar(name)
-            relax.expr._update_type(variables[name], old.ty)  # pyright: ignore
+            relax.expr._update_type(variables[name], old.ty)
     mutator = _Renamer(module, {old: variables[name] for old, name in names.items()})
     functions: dict[tvm.ir.GlobalVar, tvm.ir.BaseFunc] = {
         variable: mutator.visit_expr(function)

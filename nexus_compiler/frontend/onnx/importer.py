@@ -134,7 +134,7 @@ class Importer:
                     results = builder.emit_output(relax.Tuple(values))
             except Exception:
                 # TVM prints a warning of its own about every block that is left open.
-                builder._end_block()  # pyright: ignore[reportPrivateUsage]
+                builder._end_block()
                 raise
             builder.emit_func_output(results)
         function = builder.get()["main"]

@@ -72,7 +72,7 @@ class Table:
     def declare(self, label: str, kind: Any) -> GlobalVar:
         """The name of a function of type `kind` that is yet to be defined: it may call itself."""
         variable = GlobalVar(f"{label}_{len(self._functions)}")
-        relax.expr._update_type(variable, kind)  # pyright: ignore
+        relax.expr._update_type(variable, kind)
         self._functions[str(variable.name_hint)] = variable, None
         return variable
 
@@ -140,15 +140,15 @@ def nested(
     """
     outer, importer.builder = importer.builder, relax.BlockBuilder()
     if dataflow:
-        importer.builder._begin_dataflow_block()  # pyright: ignore
+        importer.builder._begin_dataflow_block()
     else:
-        importer.builder._begin_binding_block()  # pyright: ignore
+        importer.builder._begin_binding_block()
     importer.unknowns.append(set(local))
     try:
         yield importer.unknowns[-1]
     except Exception:
         # TVM prints a warning of its own about every block that is left open.
-        importer.builder._end_block()  # pyright: ignore
+        importer.builder._end_block()
         raise
     finally:
         importer.builder = outer
@@ -157,7 +157,7 @@ def nested(
 
 def end(importer: Importer, output: relax.Expr) -> relax.Expr:
     """What was emitted into the block of `nested`, as the body of a function."""
-    block = importer.builder._end_block()  # pyright: ignore
+    block = importer.builder._end_block()
     return importer.builder.normalize(relax.SeqExpr([block], output))
 
 
@@ -171,9 +171,9 @@ def choose(
 
 def _alone(value: relax.Expr) -> relax.Expr:
     builder = relax.BlockBuilder()
-    builder._begin_binding_block()  # pyright: ignore
+    builder._begin_binding_block()
     variable = builder.emit(value)
-    return builder.normalize(relax.SeqExpr([builder._end_block()], variable))  # pyright: ignore
+    return builder.normalize(relax.SeqExpr([builder._end_block()], variable))
 
 
 def close(

@@ -43,9 +43,7 @@ def _regular(node: Node, x: relax.Expr, gradient: relax.Expr) -> relax.Expr:
 def _rate(node: Node, x: relax.Expr) -> tuple[relax.Expr, relax.Expr]:
     """The learning rate and the number of steps, both in the type of `x`."""
     dtype = node.dtype(x)
-    return tuple(  # pyright: ignore[reportReturnType]
-        node.emit(R.astype(R.reshape(node.tensor(i), []), dtype)) for i in (0, 1)
-    )
+    return tuple(node.emit(R.astype(R.reshape(node.tensor(i), []), dtype)) for i in (0, 1))
 
 
 @op("Adagrad", domain=DOMAIN)

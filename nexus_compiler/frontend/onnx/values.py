@@ -137,7 +137,7 @@ def element_type(number: int, what: str) -> str:
     """
     if number not in ELEMENT_TYPES:
         names = {code: name for name, code in onnx.TensorProto.DataType.items()}
-        kind = names.get(number, f"unknown (type {number})")  # pyright: ignore[reportArgumentType]
+        kind = names.get(number, f"unknown (type {number})")
         raise CaptureError(
             f"{what} holds {kind} elements, which Nexus cannot compile",
             hint="convert it to one of: " + ", ".join(ELEMENT_TYPES.values()),

@@ -40,7 +40,8 @@ def condition(node: Node) -> list[Any]:
 def scan(node: Node) -> list[Any]:
     """`torch.scan`: a step for each element of the first axis, one after another."""
     step, state, sequences, *more = (node.importer.value(a) for a in node.fx.args)
-    fakes = [argument.meta["val"] for argument in node.fx.args[2]]  # type: ignore[union-attr]
+    given: Any = node.fx.args[2]
+    fakes = [argument.meta["val"] for argument in given]
     length = fakes[0].shape[0]
     if not isinstance(length, int) or not 0 < length <= LONGEST:
         raise node.refuse(f"it has {length} steps; fixed numbers up to {LONGEST} can be compiled")

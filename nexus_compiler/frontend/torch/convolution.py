@@ -132,7 +132,8 @@ def convolution_backward(node: Node) -> list[Any]:
     elif mask[0]:
         results[0] = spread_conv(node, grad, grad_shape, weight, weight_shape, spec, shape[2:])
     if mask[1]:
-        pair = [(x, shape), (grad, grad_shape)][:: -1 if transposed else 1]
+        images, grads = (x, shape), (grad, grad_shape)
+        pair = (grads, images) if transposed else (images, grads)
         results[1] = _weight_gradient(node, *pair, spec, weight_shape)
     if mask[2]:
         results[2] = R.sum(grad, [0, *range(2, 2 + spec.rank)], False)

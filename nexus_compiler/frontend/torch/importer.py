@@ -97,7 +97,7 @@ class Importer:
                     output = builder.emit_output(relax.Tuple(results(returned)))
             except Exception:
                 # TVM prints a warning of its own about every block that is left open.
-                builder._end_block()  # pyright: ignore[reportPrivateUsage]
+                builder._end_block()
                 raise
             builder.emit_func_output(output)
         function = builder.get()["main"]

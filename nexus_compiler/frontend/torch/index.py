@@ -164,11 +164,12 @@ class Places:
 def _without_masks(node: Node, indices: Sequence[Any]) -> tuple[list[Any], list[list[Size]]]:
     """The index tensors with the places of masks instead of these, and the shapes of all."""
     listed, shapes = list[Any](), list[list[Size]]()
-    for index, fx in zip(indices, node.fx.args[1]):  # type: ignore[arg-type]
+    given: Any = node.fx.args[1]
+    for index, fx in zip(indices, given):
         if index is None:
             listed.append(None)
             continue
-        shape = [sizes.plain(size) for size in fx.meta["val"].shape]  # type: ignore[union-attr]
+        shape = [sizes.plain(size) for size in fx.meta["val"].shape]
         if dtype_of(index) not in {"bool", "uint8"}:
             listed.append(index)
             shapes.append(shape)
@@ -195,7 +196,8 @@ def _masked_put(node: Node) -> Any:
     mask = given[0]
     if dtype_of(mask) != "bool":
         return None
-    shape = [sizes.plain(s) for s in node.fx.args[1][0].meta["val"].shape]  # type: ignore
+    nodes: Any = node.fx.args[1]
+    shape = [sizes.plain(s) for s in nodes[0].meta["val"].shape]
     rest, values = node.shape[len(shape) :], node.tensor("values")
     flags = node.reshape(mask, [*shape, *([1] * len(rest))])
     own = node.shape_of("values")

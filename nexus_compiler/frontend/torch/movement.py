@@ -54,7 +54,8 @@ def expand(node: Node) -> Any:
 @op("cat", "concatenate")
 def cat(node: Node) -> Any:
     """Joins tensors on an axis; PyTorch allows empty vectors among them."""
-    fakes = [argument.meta["val"] for argument in node.fx.args[0]]  # type: ignore[union-attr]
+    joined: Any = node.fx.args[0]
+    fakes = [argument.meta["val"] for argument in joined]
     rank = len(node.shape)
     kept = [
         node.cast(value, node.dtype)

@@ -49,7 +49,8 @@ class Node:
     @property
     def kind(self) -> str:
         """The operator's name, without its namespace and overload."""
-        return self.fx.target._schema.name.split("::")[-1]  # type: ignore[union-attr]
+        target: Any = self.fx.target
+        return target._schema.name.split("::")[-1]
 
     # Arguments
     def __contains__(self, name: str) -> bool:

@@ -28,7 +28,7 @@ class Array:
 
     __slots__ = ("__weakref__", "node")
     __array_ufunc__ = None  # NumPy arrays leave mixed operations to us, and we refuse them
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def __init__(self, node: Node) -> None:
         self.become(node)
@@ -254,10 +254,10 @@ class Array:
     def __ge__(self, other: Any) -> Array:
         return _operator("greater_equal", self, other)
 
-    def __eq__(self, other: Any) -> Array:  # type: ignore[override]
+    def __eq__(self, other: Any) -> Array:  # pyright: ignore[reportIncompatibleMethodOverride]
         return _operator("equal", self, other)
 
-    def __ne__(self, other: Any) -> Array:  # type: ignore[override]
+    def __ne__(self, other: Any) -> Array:  # pyright: ignore[reportIncompatibleMethodOverride]
         return _operator("not_equal", self, other)
 
 

@@ -8,7 +8,7 @@ from nexus_compiler.frontend.tracing import dtypes, shapes
 from nexus_compiler.frontend.tracing.array import Array
 from nexus_compiler.frontend.tracing.functions import creation, manipulation, reductions
 from nexus_compiler.frontend.tracing.functions.operands import check, convert, fitting
-from nexus_compiler.frontend.tracing.nodes import Shape
+from nexus_compiler.frontend.tracing.nodes import Node, Shape
 from nexus_compiler.frontend.tracing.recording import array_of, node_of, record
 from nexus_compiler.frontend.tracing.shapes import BroadcastError
 
@@ -17,10 +17,11 @@ def _pair(name: str, x1: Array, x2: Array) -> tuple[Array, Array]:
     first, second = node_of(x1), node_of(x2)
     dtype = dtypes.promote(first.dtype, second.dtype)
     check(name, dtype, ("numeric",))
-    return tuple(  # type: ignore[return-value]
-        x if x.dtype == dtype else array_of(convert(node, dtype))
-        for x, node in ((x1, first), (x2, second))
-    )
+
+    def converted(x: Array, node: Node) -> Array:
+        return x if x.dtype == dtype else array_of(convert(node, dtype))
+
+    return converted(x1, first), converted(x2, second)
 
 
 def matmul(x1: Array, x2: Array, /) -> Array:
