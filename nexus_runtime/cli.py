@@ -65,6 +65,54 @@ def doctor() -> None:
     click.echo(f"runtime  {runtime_library()}")
 
 
+@agent.group()
+def store() -> None:
+    """Share what a team has built, and let one machine build what several ask for."""
+
+
+@store.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--host", "hosts", multiple=True, help="A name by which clients dial the service.")
+@click.option("--client", "clients", multiple=True, required=True, help="Who may use it.")
+def init(directory: Path, hosts: tuple[str, ...], clients: tuple[str, ...]) -> None:
+    """Make certificates: DIRECTORY/service, and DIRECTORY/NAME for each client to take along.
+
+    They are good for 30 days; who makes them anew gives every client a new one.
+    """
+    from nexus_runtime.scheduler.store_server import issue
+
+    if "service" in clients:
+        raise click.ClickException("a client cannot be called 'service'")
+    issue(directory, list(hosts), list(clients))
+    for name in ("service", *clients):
+        click.echo(str(directory / name))
+
+
+@store.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--credentials",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="What `nexus-agent store init` made for the service.",
+)
+@click.option("--listen", default="0.0.0.0:7045", show_default=True, metavar="HOST:PORT")
+@click.option("--limit", default=100.0, show_default=True, help="What it may hold, in GB.")
+def serve(directory: Path, credentials: Path, listen: str, limit: float) -> None:
+    """Serve the entries in DIRECTORY until interrupted."""
+    from nexus_runtime.scheduler.security import Credentials
+    from nexus_runtime.scheduler.store_server import StoreServer
+
+    own = Credentials.read(credentials)
+    server = StoreServer(directory, own, listen=listen, limit=int(limit * 1e9))
+    port = server.start()
+    click.echo(f"nexus://{listen.rpartition(':')[0]}:{port}")
+    try:
+        server.wait()
+    finally:
+        server.close()
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run `nexus-agent`; returns 0, 1 (the user can mend it) or 2 (a fault of ours)."""
     words = sys.argv[1:] if arguments is None else arguments

@@ -54,6 +54,7 @@ MAY_OPEN_ARTIFACTS = (
     "dynamo/",
     "pipeline.py",
     "profile/",
+    "store/served.py",
     "verify/",
     "cli/",
     "define_by_run/",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nexus_compiler.store.local import LocalStore
 from nexus_compiler.store.remote import LayeredStore
-from nexus_compiler.store.transport import FileSystem
+from nexus_compiler.store.transport import FileSystem, Transport
 from nexus_runtime.errors import UserError
 
 
@@ -25,7 +25,7 @@ def open_store(
     the system's separator of paths between them) and `NEXUS_STORE_SIGN`.
 
     Args:
-        url: any URL of fsspec.
+        url: any URL of fsspec, or nexus://HOST:PORT?credentials=DIR for a scheduler's store.
         trust: files with the public keys whose entries may be used.
         sign: the private key that signs what is built here, and is trusted too; without it the
             remote is only read.
@@ -51,4 +51,12 @@ def open_store(
         )
     signer = None if key is None else signing.read_signer(key)
     keys = signing.read_trust(trusted, own=[] if signer is None else [signer.public])
-    return LayeredStore(local, FileSystem(url), trust=keys, signer=signer)
+    return LayeredStore(local, _transport(url), trust=keys, signer=signer)
+
+
+def _transport(url: str) -> Transport:
+    if url.startswith("nexus://"):
+        from nexus_compiler.store.served import Served
+
+        return Served.at(url)
+    return FileSystem(url)

@@ -100,8 +100,7 @@ class LayeredStore:
 
         def make() -> tuple[bytes, float]:
             nonlocal fetched
-            claim = self._ask(lambda: self.transport.claim(bucket, digest, publish=self._writes()))
-            sealed = None if claim is None else claim.sealed
+            sealed = self._ask(lambda: self.transport.claim(bucket, digest, publish=self._writes()))
             if sealed and (found := self._opened(bucket, digest, sealed)) is not None:
                 fetched = True
                 return found[1], found[0].seconds
@@ -109,8 +108,7 @@ class LayeredStore:
             try:
                 payload = build()
             except BaseException:
-                if claim is not None and claim.lease:
-                    self._ask(lambda: self.transport.abandon(claim.lease))
+                self.transport.abandon(bucket, digest)
                 raise
             seconds = time.perf_counter() - begin
             self._carry(bucket, entry.encode(fingerprint, payload, seconds), digest)
@@ -164,6 +162,7 @@ class LayeredStore:
 
     def _carry(self, bucket: str, data: bytes, digest: str) -> None:
         if self._signer is None or not self._writes() or self._is_away():
+            self.transport.abandon(bucket, digest)
             return
         sealed = self._signer.seal(bucket, digest, data)
         with self._lock:
@@ -183,6 +182,8 @@ class LayeredStore:
 
         if self._writes() and self._ask(send):
             self.traffic.add(sent=1, sent_bytes=len(sealed))
+        else:
+            self.transport.abandon(bucket, digest)
 
     def _ask(self, question: Callable[[], _Answer]) -> _Answer | None:
         """Ask the remote; None while it is away."""

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import posixpath
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,35 +23,22 @@ _PACKAGES = {
 }
 
 
-@dataclass(frozen=True)
-class Claim:
-    """The answer to `Transport.claim`.
-
-    Attributes:
-        sealed: the signed entry, where there is one.
-        lease: the right to build it for everybody, where the remote gives such; 0: none.
-    """
-
-    sealed: bytes | None = None
-    lease: int = 0
-
-
 class Transport(Protocol):
     """Moves signed entries. Any exception but those named means that the remote cannot be used."""
 
     url: str
     """What messages call it."""
 
-    def claim(self, bucket: str, digest: str, *, publish: bool) -> Claim:
+    def claim(self, bucket: str, digest: str, *, publish: bool) -> bytes | None:
         """As `read`; where the entry is absent, the caller is about to build it.
 
         A remote that knows of others who do so lets all but one wait, who must then `write` the
-        entry or `abandon` the lease. With `publish` the caller can be that one.
+        entry or `abandon` it. With `publish` the caller can be that one.
         """
         ...
 
-    def abandon(self, lease: int) -> None:
-        """Give a lease back: the entry could not be built."""
+    def abandon(self, bucket: str, digest: str) -> None:
+        """The claimed entry will not be written; raises nothing."""
         ...
 
     def read(self, bucket: str, digest: str) -> bytes | None:
@@ -94,13 +80,13 @@ class FileSystem:
             hint = f"pip install {package}" if package else "write file:///…, s3://…, nexus://…"
             raise UserError(f"the store {url} cannot be used: {error}", hint=hint) from error
 
-    def claim(self, bucket: str, digest: str, *, publish: bool) -> Claim:
+    def claim(self, bucket: str, digest: str, *, publish: bool) -> bytes | None:
         """As `Transport.claim`; a directory knows of nobody."""
         del publish
-        return Claim(self.read(bucket, digest))
+        return self.read(bucket, digest)
 
-    def abandon(self, lease: int) -> None:
-        """As `Transport.abandon`; there is none."""
+    def abandon(self, bucket: str, digest: str) -> None:
+        """As `Transport.abandon`; nobody waits."""
 
     def read(self, bucket: str, digest: str) -> bytes | None:
         """As `Transport.read`."""

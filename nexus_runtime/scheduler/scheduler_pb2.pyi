@@ -206,3 +206,83 @@ class LeaveRequest(_message.Message):
 class LeaveReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class EntryName(_message.Message):
+    __slots__ = ("bucket", "digest")
+    BUCKET_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    bucket: str
+    digest: str
+    def __init__(self, bucket: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
+
+class HasReply(_message.Message):
+    __slots__ = ("held",)
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    held: bool
+    def __init__(self, held: bool = ...) -> None: ...
+
+class PutHead(_message.Message):
+    __slots__ = ("name", "entry")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_FIELD_NUMBER: _ClassVar[int]
+    name: EntryName
+    entry: Blob
+    def __init__(self, name: _Optional[_Union[EntryName, _Mapping]] = ..., entry: _Optional[_Union[Blob, _Mapping]] = ...) -> None: ...
+
+class PutRequest(_message.Message):
+    __slots__ = ("head", "data")
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    head: PutHead
+    data: bytes
+    def __init__(self, head: _Optional[_Union[PutHead, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class PutReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ClaimRequest(_message.Message):
+    __slots__ = ("name", "publish")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PUBLISH_FIELD_NUMBER: _ClassVar[int]
+    name: EntryName
+    publish: bool
+    def __init__(self, name: _Optional[_Union[EntryName, _Mapping]] = ..., publish: bool = ...) -> None: ...
+
+class ClaimReply(_message.Message):
+    __slots__ = ("kind", "lease", "seconds", "data")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        AGAIN: _ClassVar[ClaimReply.Kind]
+        HELD: _ClassVar[ClaimReply.Kind]
+        LEASE: _ClassVar[ClaimReply.Kind]
+        MISSING: _ClassVar[ClaimReply.Kind]
+    AGAIN: ClaimReply.Kind
+    HELD: ClaimReply.Kind
+    LEASE: ClaimReply.Kind
+    MISSING: ClaimReply.Kind
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    kind: ClaimReply.Kind
+    lease: int
+    seconds: float
+    data: bytes
+    def __init__(self, kind: _Optional[_Union[ClaimReply.Kind, str]] = ..., lease: _Optional[int] = ..., seconds: _Optional[float] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class Leases(_message.Message):
+    __slots__ = ("leases",)
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    leases: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, leases: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class RenewReply(_message.Message):
+    __slots__ = ("lost",)
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    lost: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, lost: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class AbandonReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

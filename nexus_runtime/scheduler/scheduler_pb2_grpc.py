@@ -404,3 +404,299 @@ class Scheduler(object):
             timeout,
             metadata,
             _registered_method=True)
+
+
+class StoreStub(object):
+    """What a team has built, signed entries by name: the service neither reads nor trusts them.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Has = channel.unary_unary(
+                '/nexus.scheduler.v1.Store/Has',
+                request_serializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.EntryName.SerializeToString,
+                response_deserializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.HasReply.FromString,
+                _registered_method=True)
+        self.Get = channel.unary_stream(
+                '/nexus.scheduler.v1.Store/Get',
+                request_serializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.EntryName.SerializeToString,
+                response_deserializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.Chunk.FromString,
+                _registered_method=True)
+        self.Put = channel.stream_unary(
+                '/nexus.scheduler.v1.Store/Put',
+                request_serializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.PutRequest.SerializeToString,
+                response_deserializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.PutReply.FromString,
+                _registered_method=True)
+        self.Claim = channel.unary_unary(
+                '/nexus.scheduler.v1.Store/Claim',
+                request_serializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.ClaimRequest.SerializeToString,
+                response_deserializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.ClaimReply.FromString,
+                _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/nexus.scheduler.v1.Store/Renew',
+                request_serializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.Leases.SerializeToString,
+                response_deserializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.RenewReply.FromString,
+                _registered_method=True)
+        self.Abandon = channel.unary_unary(
+                '/nexus.scheduler.v1.Store/Abandon',
+                request_serializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.Leases.SerializeToString,
+                response_deserializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.AbandonReply.FromString,
+                _registered_method=True)
+
+
+class StoreServicer(object):
+    """What a team has built, signed entries by name: the service neither reads nor trusts them.
+    """
+
+    def Has(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Get(self, request, context):
+        """NOT_FOUND where there is no such entry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Put(self, request_iterator, context):
+        """The first message holds the head, each message holds a chunk.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Claim(self, request, context):
+        """As Get, of an entry that the client builds where it is absent. Of all who ask for it one gets a
+        lease; the others wait for what it puts. Answers at once or after some seconds with AGAIN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Renew(self, request, context):
+        """The builds go on; a lease that is not renewed in time is given to the next who waits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Abandon(self, request, context):
+        """The builds failed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_StoreServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Has': grpc.unary_unary_rpc_method_handler(
+                    servicer.Has,
+                    request_deserializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.EntryName.FromString,
+                    response_serializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.HasReply.SerializeToString,
+            ),
+            'Get': grpc.unary_stream_rpc_method_handler(
+                    servicer.Get,
+                    request_deserializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.EntryName.FromString,
+                    response_serializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.Chunk.SerializeToString,
+            ),
+            'Put': grpc.stream_unary_rpc_method_handler(
+                    servicer.Put,
+                    request_deserializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.PutRequest.FromString,
+                    response_serializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.PutReply.SerializeToString,
+            ),
+            'Claim': grpc.unary_unary_rpc_method_handler(
+                    servicer.Claim,
+                    request_deserializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.ClaimRequest.FromString,
+                    response_serializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.ClaimReply.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.Leases.FromString,
+                    response_serializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.RenewReply.SerializeToString,
+            ),
+            'Abandon': grpc.unary_unary_rpc_method_handler(
+                    servicer.Abandon,
+                    request_deserializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.Leases.FromString,
+                    response_serializer=nexus__runtime_dot_scheduler_dot_scheduler__pb2.AbandonReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'nexus.scheduler.v1.Store', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('nexus.scheduler.v1.Store', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Store(object):
+    """What a team has built, signed entries by name: the service neither reads nor trusts them.
+    """
+
+    @staticmethod
+    def Has(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nexus.scheduler.v1.Store/Has',
+            nexus__runtime_dot_scheduler_dot_scheduler__pb2.EntryName.SerializeToString,
+            nexus__runtime_dot_scheduler_dot_scheduler__pb2.HasReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Get(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/nexus.scheduler.v1.Store/Get',
+            nexus__runtime_dot_scheduler_dot_scheduler__pb2.EntryName.SerializeToString,
+            nexus__runtime_dot_scheduler_dot_scheduler__pb2.Chunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Put(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/nexus.scheduler.v1.Store/Put',
+            nexus__runtime_dot_scheduler_dot_scheduler__pb2.PutRequest.SerializeToString,
+            nexus__runtime_dot_scheduler_dot_scheduler__pb2.PutReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Claim(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nexus.scheduler.v1.Store/Claim',
+            nexus__runtime_dot_scheduler_dot_scheduler__pb2.ClaimRequest.SerializeToString,
+            nexus__runtime_dot_scheduler_dot_scheduler__pb2.ClaimReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nexus.scheduler.v1.Store/Renew',
+            nexus__runtime_dot_scheduler_dot_scheduler__pb2.Leases.SerializeToString,
+            nexus__runtime_dot_scheduler_dot_scheduler__pb2.RenewReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Abandon(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/nexus.scheduler.v1.Store/Abandon',
+            nexus__runtime_dot_scheduler_dot_scheduler__pb2.Leases.SerializeToString,
+            nexus__runtime_dot_scheduler_dot_scheduler__pb2.AbandonReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 import grpc
@@ -30,7 +30,7 @@ from nexus_runtime.scheduler.wire import OPTIONS
 from nexus_runtime.scheduler.work import Observer, Work
 
 TICK_SECONDS = 0.1
-_SERVER_OPTIONS = [
+SERVER_OPTIONS = [
     *OPTIONS,
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.so_reuseport", 0),
@@ -99,16 +99,9 @@ class Server:
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
         job = Coordinator(self._work, self._observer, time.monotonic)
-        server = grpc.aio.server(options=_SERVER_OPTIONS)
+        server = grpc.aio.server(options=SERVER_OPTIONS)
         rpc.add_SchedulerServicer_to_server(Servicer(job), server)
-        await self._add_standard_services(server)
-        try:
-            self.port = server.add_secure_port(self._listen, self._channel_credentials())
-        except RuntimeError as error:
-            raise SchedulerError(
-                f"cannot listen at {self._listen}", hint="another program may hold this port"
-            ) from error
-        await server.start()
+        self.port = await start(server, (_SERVICE,), self._credentials, self._listen)
         job.start()
         self._started.set_result(job)
         ticks = asyncio.create_task(self._tick(job))
@@ -122,18 +115,28 @@ class Server:
             await asyncio.sleep(TICK_SECONDS)
             job.handle(ev.Ticked(at=job.now()))
 
-    def _channel_credentials(self) -> grpc.ServerCredentials:
-        own = self._credentials
-        return grpc.ssl_server_credentials(
-            [(own.key, own.certificate)],
-            root_certificates=own.authority,
-            require_client_auth=True,
-        )
 
-    async def _add_standard_services(self, server: grpc.aio.Server) -> None:
-        checks = HealthServicer()
-        for name in ("", _SERVICE):
-            await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-        names = (_SERVICE, HEALTH, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+async def start(
+    server: grpc.aio.Server, services: Sequence[str], own: Credentials, listen: str
+) -> int:
+    """Let `server` listen with mutual TLS, health checks and reflection; returns its port.
+
+    Raises:
+        SchedulerError: the address cannot be listened at.
+    """
+    checks = HealthServicer()
+    for name in ("", *services):
+        await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    reflection.enable_server_reflection((*services, HEALTH, reflection.SERVICE_NAME), server)
+    credentials = grpc.ssl_server_credentials(
+        [(own.key, own.certificate)], root_certificates=own.authority, require_client_auth=True
+    )
+    try:
+        port = server.add_secure_port(listen, credentials)
+    except RuntimeError as error:
+        raise SchedulerError(
+            f"cannot listen at {listen}", hint="another program may hold this port"
+        ) from error
+    await server.start()
+    return port

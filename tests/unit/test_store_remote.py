@@ -21,7 +21,7 @@ from nexus_compiler.store.local import LocalStore, StoreWarning
 from nexus_compiler.store.opening import open_store
 from nexus_compiler.store.remote import PAUSE_SECONDS, LayeredStore
 from nexus_compiler.store.signing import Refused, Signer, Trust
-from nexus_compiler.store.transport import Claim, FileSystem
+from nexus_compiler.store.transport import FileSystem
 from nexus_runtime.errors import UserError
 
 KEY = Fingerprint((("content", "a kernel"), ("tvm", "0.27")))
@@ -178,12 +178,11 @@ class Unreachable:
         self.asked += 1
         raise self._error("no answer")
 
-    def claim(self, bucket: str, digest: str, *, publish: bool) -> Claim:
+    def claim(self, bucket: str, digest: str, *, publish: bool) -> bytes | None:
         self._fail()
-        return Claim()
 
-    def abandon(self, lease: int) -> None:
-        self._fail()
+    def abandon(self, bucket: str, digest: str) -> None:
+        pass
 
     def read(self, bucket: str, digest: str) -> bytes | None:
         self._fail()
