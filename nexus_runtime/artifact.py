@@ -23,14 +23,13 @@ from typing import IO
 import msgspec
 import numpy as np
 
-from nexus_runtime import files, manifest, tensors, work
+from nexus_runtime import archive, files, manifest, tensors, work
 from nexus_runtime.errors import ArtifactError, nearest
 from nexus_runtime.manifest import Manifest, Member, ModuleEntry
 from nexus_runtime.work import Work
 
 MANIFEST = "manifest.json"
 PARAMS = "params.safetensors"
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that zip knows
 
 
 class Artifact:
@@ -74,7 +73,7 @@ class Artifact:
 
     @classmethod
     def _read(cls, file: IO[bytes], origin: str) -> Artifact:
-        members = _read_zip(file, origin)
+        members = archive.read(file, origin)
         if MANIFEST not in members:
             raise ArtifactError(f"{origin} holds no {MANIFEST}", hint="this is no Nexus artifact")
         said = manifest.decode(members.pop(MANIFEST), origin=origin)
@@ -99,12 +98,12 @@ class Artifact:
 
     def _write(self, file: IO[bytes]) -> None:
         said = self.manifest.encode()
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            with archive.open(_info(MANIFEST, len(said)), "w") as member:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as writer:
+            with writer.open(archive.info(MANIFEST, len(said)), "w") as member:
                 member.write(said)
             for name, entry in sorted(self.manifest.members.items()):
                 state = hashlib.sha256()
-                with archive.open(_info(name, entry.size), "w") as member:
+                with writer.open(archive.info(name, entry.size), "w") as member:
                     for piece in self._pieces(name):
                         state.update(piece)
                         member.write(piece)
@@ -185,32 +184,6 @@ def assemble(
         table[PARAMS] = Member(size=size, sha256=state.hexdigest())
     said = msgspec.structs.replace(draft, members=dict(sorted(table.items())))
     return Artifact(said, dict(members), origin="artifact", weights=weights)
-
-
-def _info(name: str, size: int) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo(name, _EPOCH)
-    info.create_system = 3
-    info.external_attr = 0o644 << 16
-    info.file_size = size  # more than 2 GiB need another header
-    return info
-
-
-def _read_zip(file: IO[bytes], origin: str) -> dict[str, bytes]:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = archive.namelist()
-            if len(names) != len(set(names)):
-                raise ArtifactError(f"{origin} holds two members of one name", hint="compile again")
-            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-                # A small file that unpacks to many gigabytes must not get that far.
-                raise ArtifactError(f"{origin} holds compressed members, which no artifact does")
-            return {name: archive.read(name) for name in names}
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError) as error:
-        # NotImplementedError, and for what claims to be encrypted RuntimeError.
-        raise ArtifactError(
-            f"{origin} is no artifact, or was cut short: {error}",
-            hint="compile it again, or fetch it again",
-        ) from error
 
 
 def _check_members(said: Manifest, members: Mapping[str, bytes], origin: str) -> None:

@@ -65,6 +65,17 @@ def doctor() -> None:
     click.echo(f"runtime  {runtime_library()}")
 
 
+@agent.command("apply")
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("delta", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
+def apply_(old: Path, delta: Path, output: Path) -> None:
+    """Make of the artifact OLD the next one, with the DELTA of `nexusc delta`; OLD may be -o."""
+    from nexus_runtime.delta import apply
+
+    click.echo(apply(old, delta, output))
+
+
 @agent.group()
 def store() -> None:
     """Share what a team has built, and let one machine build what several ask for."""

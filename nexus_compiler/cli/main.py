@@ -14,10 +14,12 @@ from nexus_runtime.errors import NexusError, UserError, nearest
 
 # Imported when they are called: `nexusc --help` must not wait for TVM.
 COMMANDS = {
+    "apply": "nexus_compiler.cli.delta:apply_",
     "bench": "nexus_compiler.cli.bench:bench",
     "cache": "nexus_compiler.cli.cache:cache",
     "compile": "nexus_compiler.cli.compile:compile_",
     "conformance": "nexus_compiler.cli.conformance:conformance",
+    "delta": "nexus_compiler.cli.delta:delta",
     "doctor": "nexus_compiler.cli.doctor:doctor",
     "inspect": "nexus_compiler.cli.show:inspect_",
     "run": "nexus_compiler.cli.run:run",
@@ -26,10 +28,12 @@ COMMANDS = {
 }
 
 HELP = {
+    "apply": "Turn an artifact into the next one by a delta.",
     "bench": "Time an artifact, in turns with a peer.",
     "cache": "Look after what was built.",
     "compile": "Compile a model to an artifact.",
     "conformance": "Hold the compiler against the tests of a standard.",
+    "delta": "Write what leads from one artifact to the next.",
     "doctor": "Say what is installed and what each target still needs.",
     "inspect": "Show what an artifact holds.",
     "run": "Run an artifact on inputs.",
