@@ -9,8 +9,8 @@ from pathlib import Path
 
 from nexus_runtime.manifest import Requires
 
-# Linux's names of x86 features that differ from LLVM's.
-_LINUX_NAMES = {"pni": "sse3", "abm": "lzcnt"}
+# Linux's names of features that differ from LLVM's.
+_LINUX_NAMES = {"pni": "sse3", "abm": "lzcnt", "asimddp": "dotprod"}
 
 
 @functools.cache

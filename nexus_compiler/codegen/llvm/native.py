@@ -50,11 +50,22 @@ def _plain(name: str) -> str:
     return name.replace("_", "").replace(".", "").replace("-", "")
 
 
-def _limits(features: list[str]) -> dict[str, int]:
+def _limits(features: list[str]) -> dict[str, int | str]:
+    dot = _dot(features)
     if "avx512f" in features:
-        return {"vector_bits": 512, "vector_registers": 32, "fma_ports": 2}
+        return {"vector_bits": 512, "vector_registers": 32, "fma_ports": 2, "dot": dot}
     if "avx2" in features:
-        return {"vector_bits": 256, "vector_registers": 16, "fma_ports": 2}
+        return {"vector_bits": 256, "vector_registers": 16, "fma_ports": 2, "dot": dot}
     if "asimd" in features:
-        return {"vector_bits": 128, "vector_registers": 32, "fma_ports": 1}
-    return {"vector_bits": 128, "vector_registers": 16, "fma_ports": 1}
+        return {"vector_bits": 128, "vector_registers": 32, "fma_ports": 1, "dot": dot}
+    return {"vector_bits": 128, "vector_registers": 16, "fma_ports": 1, "dot": dot}
+
+
+def _dot(features: list[str]) -> str:
+    """The instruction for products of bytes."""
+    wide = "avx512f" in features
+    if "avx512_vnni" in features or ("avx_vnni" in features and not wide):
+        return "vpdpbusd"
+    if "ssse3" in features and (not wide or "avx512bw" in features):
+        return "pmaddwd"
+    return "sdot" if "dotprod" in features else ""

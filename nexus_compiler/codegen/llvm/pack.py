@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import tvm
 from tvm import IRModule, relax, te, tirx, topi
 
-from nexus_compiler.codegen.llvm import products, winograd
+from nexus_compiler.codegen.llvm import pack_bytes, products, winograd
 from nexus_compiler.codegen.llvm.schedules import build, tiles
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.passes.legalize import Legalization, Legalize, default
@@ -34,12 +34,14 @@ class LegalizePacked(Legalize):
     Attributes:
         vector_bits: bits of one vector register.
         vector_registers: how many there are.
+        dot: the instruction for products of bytes (`limits.dot` of the target).
     """
 
     name: ClassVar[str] = "legalize_packed"
 
     vector_bits: int = 256
     vector_registers: int = 16
+    dot: str = ""
 
     def kernels(self, module: IRModule) -> dict[str, Legalization]:
         """Those of `Legalize`, and the packed products."""
@@ -48,7 +50,7 @@ class LegalizePacked(Legalize):
             if isinstance(function, relax.Function) and (found := bindings_of(function)):
                 weights = weights_of(function)
                 known |= {*weights, *(binding.var for binding in partition(found, weights)[0])}
-        machine = Machine(self.vector_bits, self.vector_registers, 0)
+        machine = Machine(self.vector_bits, self.vector_registers, 0, self.dot)
         turned = products.transposed(module)
         packed = {name: _packed(name, machine, known, turned) for name in _KERNELS}
         return super().kernels(module) | packed
@@ -59,6 +61,8 @@ def _packed(
 ) -> Legalization:
     def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         x, weight = call.args
+        if weight in known and pack_bytes.is_packable(operator, call):
+            return pack_bytes.legalized(builder, operator, call, machine)
         if weight not in known or not _is_packable(operator, call):
             if operator == "relax.matmul" and not {x, weight}.isdisjoint(turned):
                 return products.emit(builder, call, turned)

@@ -16,10 +16,15 @@ from nexus_compiler.codegen.llvm.donate import Donate
 from nexus_compiler.codegen.llvm.pack import LegalizePacked
 from nexus_compiler.codegen.llvm.schedule import Schedule
 from nexus_compiler.codegen.llvm.sort_scan import SortAndScan
+from nexus_compiler.codegen.llvm.sum_bytes import SumBytes
 from nexus_compiler.passes.base import Pass
 from nexus_compiler.passes.channels_last import ChannelsLast
 from nexus_compiler.passes.fence import FenceSizes
+from nexus_compiler.passes.fold_constants import FoldConstants
+from nexus_compiler.passes.fold_scales import FoldScales
 from nexus_compiler.passes.fuse import Fuse
+from nexus_compiler.passes.integer_products import IntegerProducts
+from nexus_compiler.passes.keep_bytes import KeepBytes
 from nexus_compiler.passes.prepare_weights import PrepareWeights
 from nexus_compiler.passes.subpixel import SubPixel
 from nexus_compiler.targets import TargetSpec
@@ -51,15 +56,21 @@ class LlvmRoom:
     def pipeline(self, target: TargetSpec) -> Sequence[Pass]:
         """Layouts, kernels, what runs once at load, fewer kernels, fast kernels, no copies."""
         vectors = {key: target.limits[key] for key in ("vector_bits", "vector_registers")}
+        named = str(target.limits.get("dot", ""))
         return (
             SubPixel(),
             ChannelsLast(),
+            FoldConstants(),
+            KeepBytes(),
+            IntegerProducts(unsigned=named != "sdot"),
+            FoldScales(),
+            SumBytes(),
             SortAndScan(),
-            LegalizePacked(**vectors),
+            LegalizePacked(**vectors, dot=named),
             PrepareWeights(),
             FenceSizes(),
             Fuse(),
-            Schedule(**vectors),
+            Schedule(**vectors, dot=named),
             Donate(),
         )
 

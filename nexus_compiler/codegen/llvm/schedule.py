@@ -9,13 +9,20 @@ from tvm import IRModule, s_tir, tirx
 
 from nexus_compiler.codegen.llvm import vector_math, work
 from nexus_compiler.codegen.llvm.name_sizes import name_sizes
-from nexus_compiler.codegen.llvm.schedules import chain, kernel, matmul, slide, sweep, winograd
+from nexus_compiler.codegen.llvm.schedules import chain, dot, kernel, matmul, slide, sweep, winograd
 from nexus_compiler.codegen.llvm.schedules.initialise import initialise
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.passes.base import Pass
 from nexus_runtime.work import NAIVE
 
-FAMILIES = (winograd.schedule, sweep.schedule, slide.schedule, matmul.schedule, chain.schedule)
+FAMILIES = (
+    winograd.schedule,
+    dot.schedule,
+    sweep.schedule,
+    slide.schedule,
+    matmul.schedule,
+    chain.schedule,
+)
 """In the order of asking; the first that knows the kernel's form wins."""
 
 
@@ -30,6 +37,7 @@ class Schedule(Pass):
             costs 0.3 us where nobody helps: what a kernel takes is learnt where it runs, and below
             5 us it is left to its caller (`nexus_runtime/threads/pool.c`). So the limit is low, for
             the sake of costly elements: 32768 hyperbolic tangents take 190 us.
+        dot: the instruction for products of bytes (`limits.dot` of the target).
     """
 
     name: ClassVar[str] = "schedule"
@@ -38,10 +46,11 @@ class Schedule(Pass):
     vector_bits: int = 256
     vector_registers: int = 16
     parallel_work: int = 32768
+    dot: str = ""
 
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite the kernels of `module`."""
-        machine = Machine(self.vector_bits, self.vector_registers, self.parallel_work)
+        machine = Machine(self.vector_bits, self.vector_registers, self.parallel_work, self.dot)
         functions = {
             variable: _accounted(function, machine)
             if isinstance(function, tirx.PrimFunc)

@@ -7,7 +7,7 @@ from tvm import relax
 from nexus_compiler.frontend.onnx import windows
 from nexus_compiler.frontend.onnx.conv import CONV, kernel_of
 from nexus_compiler.frontend.onnx.node import Node
-from nexus_compiler.frontend.onnx.quantize import MICROSOFT, rounded, whole
+from nexus_compiler.frontend.onnx.quantize import MICROSOFT, has_zero_point, rounded, whole
 from nexus_compiler.frontend.onnx.registry import op
 from nexus_compiler.frontend.onnx.values import R, Value
 
@@ -23,7 +23,7 @@ def along(node: Node, value: relax.Expr, after: int) -> relax.Expr:
 def centred(node: Node, index: int, zero: int, after: int) -> relax.Expr:
     """An input less its zero point, as int32."""
     x = whole(node, index)
-    if not node.has(zero):
+    if not has_zero_point(node, zero):
         return x
     return node.emit(R.subtract(x, along(node, whole(node, zero), after)))
 

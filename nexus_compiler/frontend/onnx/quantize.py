@@ -8,7 +8,7 @@ from tvm import relax
 from nexus_compiler.frontend.onnx import narrow
 from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.registry import op
-from nexus_compiler.frontend.onnx.values import R, Value, element_type, is_float, numpy_dtype
+from nexus_compiler.frontend.onnx.values import Host, R, Value, element_type, is_float, numpy_dtype
 from nexus_runtime.errors import ShapeError
 from nexus_runtime.tensors import BITS
 
@@ -44,7 +44,7 @@ def dequantize(node: Node) -> Value:
     number = node.attr("output_dtype", 0)
     dtype = element_type(number, str(node)) if number else node.dtype(scale)
     spread = _Spread(node, x, scale)
-    if node.has(2):
+    if has_zero_point(node, 2):
         x = node.emit(R.subtract(x, spread(whole(node, 2))))
     wide = "float64" if node.dtype(scale) == "float64" else "float32"
     product = R.multiply(R.astype(x, wide), R.astype(spread(scale), wide))
@@ -88,6 +88,15 @@ def whole(node: Node, index: int) -> relax.Expr:
     if dtype in BITS:
         return narrow.decode(node, node.bits(index), dtype)
     return node.emit(R.astype(node.tensor(index), "int32"))
+
+
+def has_zero_point(node: Node, index: int) -> bool:
+    """Whether input `index` is a zero point other than the constant 0."""
+    if not node.has(index):
+        return False
+    value = node.value(index)
+    plain = isinstance(value, Host) and not value.symbolic and value.dtype not in BITS
+    return not plain or bool(value.array.any())
 
 
 def rounded(node: Node, x: relax.Expr, zero: relax.Expr | None, dtype: str) -> relax.Expr:

@@ -15,11 +15,13 @@ class Machine:
         vector_bits: bits of one register.
         vector_registers: how many registers there are.
         parallel_work: multiply-adds, or elements, from which on a kernel runs on all cores.
+        dot: the instruction for products of bytes, one of those in `dot.py`.
     """
 
     vector_bits: int
     vector_registers: int
     parallel_work: int
+    dot: str = ""
 
     def lanes(self, dtype: str) -> int:
         """Values of `dtype` in one register."""

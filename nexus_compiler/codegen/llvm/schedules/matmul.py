@@ -28,13 +28,13 @@ _SMALL = 8192  # bytes that stay in the first cache whatever their pitch is
 def schedule(kernel_: Kernel, machine: Machine) -> tirx.PrimFunc | None:
     """The kernel in register tiles; None where it is no sum of products."""
     form = recognise(kernel_, machine)
-    return None if form is None else _Writer(form, machine).function(kernel_.function)
+    return None if form is None else Writer(form, machine).function(kernel_.function)
 
 
-class _Writer:
+class Writer:
     """Writes the loops of one product."""
 
-    def __init__(self, form: Product, machine: Machine) -> None:
+    def __init__(self, form: Product, machine: Machine, pitch: int | None = None) -> None:
         self._form, self._machine = form, machine
         self._steps = form.stage.reduced
         self._rows = build.product(build.extents(form.rows))
@@ -47,7 +47,7 @@ class _Writer:
             machine,
             width=form.packed,
             line=form.line,
-            pitch=form.pitch,
+            pitch=form.pitch if pitch is None else pitch,
         )
         reach = kernel.variables(form.right)
         self._packed_outer = [axis for axis in form.outer if axis.var in reach]
@@ -55,9 +55,16 @@ class _Writer:
 
     def function(self, original: tirx.PrimFunc) -> tirx.PrimFunc:
         """The whole kernel."""
-        steps = [spatial.write(s, {}, self._machine, parallel=True) for s in self._form.before]
-        buffers = [stage.store.buffer for stage in self._form.before]
+        before = self._before()
+        buffers, steps = [buffer for buffer, _ in before], [step for _, step in before]
         return build.function(original, build.sequence([*steps, self._tiles()]), buffers)
+
+    def _before(self) -> list[tuple[tirx.Buffer, tirx.Stmt]]:
+        """What is made first: buffers, and the statements that fill them."""
+        return [
+            (stage.store.buffer, spatial.write(stage, {}, self._machine, parallel=True))
+            for stage in self._form.before
+        ]
 
     def _tiles(self) -> tirx.Stmt:
         # All that reads one panel of the right operand comes before the next panel.
@@ -183,13 +190,7 @@ class _Writer:
 
         def step(at: list[Any]) -> tirx.Stmt:
             own = values | build.bind(self._steps, at)
-
-            def add(i: Any, j: Any) -> tirx.Stmt:
-                left = kernel.substitute(form.left, own | build.split(form.rows, row + i))
-                right = self._load(own, tile, column + j, block)
-                return tirx.BufferStore(total, total[i, j] + left * right, [i, j])
-
-            return each(add)
+            return self._add(total, own, row, tile, column, block)
 
         def finish(i: Any, j: Any) -> tirx.Stmt:
             at = build.split(form.columns, tile * self._tiling.columns + column + j)
@@ -201,6 +202,26 @@ class _Writer:
         else:
             body = block.around(total, column, each, step, store)
         return build.scope([total], build.sequence(body), "tile")
+
+    def _add(
+        self,
+        total: tirx.Buffer,
+        values: dict[Any, Any],
+        row: Any,
+        tile: Any,
+        column: Any,
+        block: Block | None,
+    ) -> tirx.Stmt:
+        """One step of the sums of the tile that begins at `row` and `column`."""
+        form = self._form
+
+        def add(i: Any, j: Any) -> tirx.Stmt:
+            left = kernel.substitute(form.left, values | build.split(form.rows, row + i))
+            right = self._load(values, tile, column + j, block)
+            return tirx.BufferStore(total, total[i, j] + left * right, [i, j])
+
+        height, width = (int(size) for size in total.shape)
+        return cells(height, width, self._tiling.lanes, add)
 
     def _load(self, values: dict[Any, Any], tile: Any, column: Any, block: Block | None) -> Any:
         form = self._form
