@@ -21,7 +21,7 @@ from nexus_compiler.ir.fingerprint import Fingerprint
 from nexus_compiler.passes import base, pipelines
 from nexus_compiler.passes.weights import DONATED, INPUTS
 from nexus_compiler.store.door import OBJECTS, Store
-from nexus_compiler.store.local import LocalStore
+from nexus_compiler.store.opening import default_store
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime.artifact import Artifact
 from nexus_runtime.errors import TargetError
@@ -36,13 +36,14 @@ class CompileOptions:
     """How to compile. None of these changes the artifact.
 
     Attributes:
-        store: where objects are kept; by default the user's cache directory.
+        store: where objects are kept; by default the user's cache directory, and behind it what
+            NEXUS_STORE names.
         jobs: objects that are built at once; by default one a core.
         hooks: called after every pass (dump, time, verify).
         progress: told how far the build is.
     """
 
-    store: Store = field(default_factory=LocalStore)
+    store: Store = field(default_factory=default_store)
     jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     hooks: Sequence[base.Hook] = ()
     progress: Progress = lambda what, done, total: None

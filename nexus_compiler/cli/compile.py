@@ -38,6 +38,7 @@ from nexus_runtime.errors import UserError
     type=click.Path(path_type=Path, file_okay=False),
     help="Write the module after each pass to this directory.",
 )
+@options.store
 @options.JSON
 def compile_(
     model: Path,
@@ -47,6 +48,9 @@ def compile_(
     frozen: tuple[str, ...],
     jobs: int | None,
     dump_ir: Path | None,
+    store_url: str | None,
+    trust: tuple[Path, ...],
+    sign: Path | None,
     as_json: bool,
 ) -> None:
     """Compile MODEL (an ONNX file) for every --target and write one artifact.
@@ -57,9 +61,11 @@ def compile_(
     _check_output(output, model)
     wanted, constants = options.shapes(shapes), options.arrays(frozen, option="--freeze")
     from nexus_compiler.pipeline import CompileOptions, compile
+    from nexus_compiler.store.opening import open_store
 
     begin = time.perf_counter()
-    settings: dict[str, Any] = {"hooks": [_dump_hook(dump_ir)] if dump_ir else []}
+    store = open_store(store_url, trust=trust, sign=sign)
+    settings: dict[str, Any] = {"hooks": [_dump_hook(dump_ir)] if dump_ir else [], "store": store}
     if jobs:
         settings["jobs"] = jobs
     with console.progress() as progress:
@@ -72,6 +78,7 @@ def compile_(
             options=CompileOptions(**settings),
         )
     artifact.save(output)
+    store.close()
     written = output.stat().st_size
     result = {
         "output": str(output),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
+from typing import TextIO
 
 import click
 
@@ -75,6 +77,7 @@ def nexusc(debug: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `nexusc` and leave with 0 (done), 1 (the user can mend it) or 2 (a fault of ours)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.showwarning = _warn
     sys.exit(_run(given))
 
 
@@ -96,6 +99,21 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         hint = "this is a fault of nexusc; run `nexusc --debug …` and report what it prints"
         return _report(f"{type(error).__name__}: {error}", hint, 2, arguments)
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Our own warnings are talk to the user; others are about code, and name it."""
+    if category.__module__.startswith("nexus_"):
+        console.say(f"warning: {message}")
+    else:
+        console.say(warnings.formatwarning(message, category, filename, lineno, line).rstrip())
 
 
 def _usage_hint(error: click.ClickException) -> str:

@@ -20,6 +20,27 @@ FUNCTION = click.option("--function", "function_name", help="The function; by de
 SEED = click.option("--seed", default=0, show_default=True, help="Made-up inputs follow from it.")
 
 
+def store(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--store`, `--trust` and `--sign`."""
+    command = click.option(
+        "--sign",
+        type=click.Path(path_type=Path),
+        help="Sign what is built with this private key, and share it.  [NEXUS_STORE_SIGN]",
+    )(command)
+    command = click.option(
+        "--trust",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        help="Use what these public keys have signed.  [NEXUS_STORE_TRUST]",
+    )(command)
+    return click.option(
+        "--store",
+        "store_url",
+        metavar="URL",
+        help="A store shared with others: file:, s3:, gs:, http:, nexus:.  [NEXUS_STORE]",
+    )(command)
+
+
 def inputs(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--input` and `--dim`."""
     command = click.option(

@@ -73,3 +73,7 @@ class Store(Protocol):
     def entries(self, bucket: str) -> Iterator[Entry]:
         """All entries of a bucket, in no order."""
         ...
+
+    def close(self) -> None:
+        """Wait until everything that was put is where it belongs."""
+        ...

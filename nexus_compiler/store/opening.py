@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nexus_compiler.store.local import LocalStore
-from nexus_compiler.store.remote import LayeredStore
-from nexus_compiler.store.transport import FileSystem, Transport
+from nexus_runtime import files
 from nexus_runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from nexus_compiler.store.remote import LayeredStore
+    from nexus_compiler.store.transport import Transport
 
 
 def open_store(
@@ -39,7 +44,9 @@ def open_store(
         if trust or sign:
             raise UserError("keys are given, but no store", hint="add --store URL")
         return local
+    # What most builds do not need must not cost them time.
     from nexus_compiler.store import signing
+    from nexus_compiler.store.remote import LayeredStore
 
     listed = os.environ.get("NEXUS_STORE_TRUST", "").split(os.pathsep)
     trusted = list(trust) or [Path(part) for part in listed if part]
@@ -54,9 +61,28 @@ def open_store(
     return LayeredStore(local, _transport(url), trust=keys, signer=signer)
 
 
+def default_store() -> LocalStore | LayeredStore:
+    """The store that the environment names; a remote one is opened once a process.
+
+    Raises:
+        UserError: as for `open_store`.
+    """
+    names = ("NEXUS_STORE", "NEXUS_STORE_TRUST", "NEXUS_STORE_SIGN", "NEXUS_STORE_CREDENTIALS")
+    said = tuple(os.environ.get(name, "") for name in names)
+    return _shared(said, files.cache_root()) if said[0] else LocalStore()
+
+
+@functools.cache
+def _shared(said: tuple[str, ...], root: Path) -> LocalStore | LayeredStore:
+    del said  # what `open_store` reads
+    return open_store(root=root)
+
+
 def _transport(url: str) -> Transport:
     if url.startswith("nexus://"):
         from nexus_compiler.store.served import Served
 
         return Served.at(url)
+    from nexus_compiler.store.transport import FileSystem
+
     return FileSystem(url)

@@ -155,10 +155,10 @@ class Served:
         try:
             return method(request, timeout=timeout)
         except grpc.RpcError as error:
-            code: Any = error.code()  # pyright: ignore[reportAttributeAccessIssue]
+            code: Any = error.code()
             if code == grpc.StatusCode.NOT_FOUND:
                 return None
-            details: Any = error.details()  # pyright: ignore[reportAttributeAccessIssue]
+            details: Any = error.details()
             raise StoreUnreachable(f"{code.name}: {details}") from error
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tvm
+from test_cli import network
 from tvm.script import tirx as T
 
 from nexus_compiler import targets
 from nexus_compiler.cli.main import _run
 from nexus_compiler.codegen.door import Unit, room_for
+from nexus_compiler.codegen.llvm.room import LlvmRoom
 from nexus_compiler.ir import canonical
 from nexus_compiler.ir.fingerprint import Fingerprint
 from nexus_compiler.store import layout
@@ -166,3 +171,45 @@ def test_a_limit_that_is_none_is_refused(
 ) -> None:
     assert _run(["cache", "prune", "--limit", "lots"]) == 1
     assert "error: --limit is 'lots', which is no size\nhint:" in capsys.readouterr().err
+
+
+def test_two_machines_share_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = network(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert _run(["cache", "key", "new", "anna"]) == 0
+    url = f"file://{tmp_path}/shared"
+    command = ["compile", str(model), "--target", TARGET, "--store", url]
+
+    def built(machine: str, *options: str) -> tuple[bytes, float]:
+        """The artifact, and the latest change of the remote store."""
+        monkeypatch.setenv("NEXUS_CACHE", str(tmp_path / machine))
+        assert _run([*command, *options, "-o", f"{machine}.nxa"]) == 0, capsys.readouterr().err
+        files = [path for path in (tmp_path / "shared").rglob("*") if path.is_file()]
+        assert files
+        return (tmp_path / f"{machine}.nxa").read_bytes(), max(p.stat().st_mtime for p in files)
+
+    first = built("one", "--sign", "anna.key")
+    # The second builds nothing: what a room would do is not there.
+    monkeypatch.setattr(LlvmRoom, "build", None)
+    assert built("two", "--trust", "anna.pub") == first
+    capsys.readouterr()
+    assert _run(command) == 1
+    assert "nobody is trusted to fill the store" in capsys.readouterr().err
+
+
+def test_trouble_with_a_store_is_one_line(tmp_path: Path) -> None:
+    model = network(tmp_path)
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "nexus_compiler.cli.main", "compile", str(model), "-o", "a.nxa"],
+        env={**os.environ, "NEXUS_CACHE": str(tmp_path / "file")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = [line for line in done.stderr.splitlines() if "warning" in line.lower()]
+    assert len(said) == 1
+    assert said[0].startswith(f"warning: the store in {tmp_path}/file cannot be used: ")
