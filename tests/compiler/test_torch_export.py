@@ -167,6 +167,15 @@ def running(x: Any) -> Any:
     return scan(lambda h, row: (h * 0.5 + row, h.sin()), x[0], x, dim=0)
 
 
+def halved(x: Any) -> Any:
+    loop, weight = torch._higher_order_ops.while_loop, torch.linspace(0.1, 0.9, 12).reshape(4, 3)
+
+    def step(count: Any, y: Any) -> Any:
+        return count + 1, y * weight
+
+    return loop(lambda count, y: y.abs().sum() > count, step, (torch.tensor(0), x))
+
+
 FROM_DATA = {
     "nonzero": lambda x: torch.nonzero(x > 0),
     "elements": lambda x: (x[x > 0], torch.masked_select(x, x < 0)),
@@ -174,6 +183,7 @@ FROM_DATA = {
     "put": put_rows,
     "branches": lambda x: torch.cond(x.sum() > 0, torch.sin, torch.neg, (x,)),
     "scan": running,
+    "while": halved,
 }
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import relax
 
+from nexus_compiler.frontend.torch import loops
 from nexus_compiler.frontend.torch.node import Node
 from nexus_compiler.frontend.torch.slicing import cut
 from nexus_compiler.frontend.torch.values import R
@@ -57,9 +58,30 @@ def scan(node: Node) -> list[Any]:
     return [*state, *(node.emit(R.concat(list(column), 0)) for column in zip(*rows))]
 
 
+def while_loop(node: Node) -> list[Any]:
+    """`torch.while_loop`: steps as long as a condition on the state holds."""
+    condition, step, state, others = (node.importer.value(a) for a in node.fx.args)
+    if not all(isinstance(value, relax.Expr) for value in state):
+        raise node.refuse("a number is part of its state", "make it a tensor: torch.tensor(0)")
+
+    def going(now: Sequence[relax.Expr]) -> relax.Expr:
+        (flag,) = node.importer.inline(condition, [*now, *others])
+        return node.reshape(node.cast(flag, "bool"), [])
+
+    def after(now: Sequence[relax.Expr]) -> list[Any]:
+        return node.importer.inline(step, [*now, *others])
+
+    drawn = node.importer.streams
+    last = loops.repeat_while(node, "while_loop", state, going, after)
+    if node.importer.streams > drawn:
+        raise node.refuse("each of its steps would draw the same random numbers")
+    return list(last)
+
+
 HIGHER_ORDER: dict[str, Callable[[Node], Any]] = {
     "cond": condition,
     "scan": scan,
+    "while_loop": while_loop,
     "wrap_with_set_grad_enabled": _inline(2),
     "wrap_with_autocast": _inline(5),
 }

@@ -37,6 +37,7 @@ class Importer:
         shapes: of the values, where TVM knows less than PyTorch.
         constants: arrays that became parameters: the variable and the array by name.
         seed: the inputs `seed` and `row`, made when the first random operator asks for them.
+        streams: how many random operators there are.
     """
 
     def __init__(self) -> None:
@@ -49,7 +50,7 @@ class Importer:
         self._values: dict[torch.fx.Node, Any] = {}
         self._module: torch.nn.Module = torch.nn.Module()
         self._label = ""
-        self._streams = 0
+        self.streams = 0
 
     # Building
     def variable(self, spec_name: str, fake: Any) -> tuple[relax.Var, TensorSpec]:
@@ -121,7 +122,8 @@ class Importer:
         returned: list[Any] = []
         for node in module.graph.nodes:
             if node.op == "output":
-                returned = list(self.value(list(node.args[0])))
+                found = self.value(node.args[0])
+                returned = list(found) if isinstance(found, list | tuple) else [found]
             elif node.op != "placeholder":
                 self._values[node] = self._evaluate(node)
         self._module = outer
@@ -234,8 +236,8 @@ class Importer:
             scalar: Any = []
             self.seed[SEED] = relax.Var(SEED, relax.TensorType(scalar, "uint32"))
             self.seed[ROW] = relax.Var(ROW, relax.TensorType(scalar, "int64"))
-        self._streams += 1
-        return self.seed[SEED], self.seed[ROW], self._streams - 1
+        self.streams += 1
+        return self.seed[SEED], self.seed[ROW], self.streams - 1
 
 
 def _label(node: torch.fx.Node) -> str:

@@ -18,6 +18,26 @@ Step = Callable[[relax.Var, Sequence[relax.Var]], tuple[Sequence[Any], Sequence[
 """Emits one step: of its number (an int64 scalar) and the state; the next state, and a row."""
 
 
+def repeat_while(
+    node: Node,
+    label: str,
+    state: Sequence[relax.Expr],
+    going: Callable[[Sequence[relax.Expr]], relax.Expr],
+    step: Callable[[Sequence[relax.Expr]], Sequence[relax.Expr]],
+) -> list[relax.Var]:
+    """Emit a loop that takes a `step` as long as `going` (a bool scalar) of the state; the last."""
+    host: Any = _Host(node.importer)
+
+    def turn(place: relax.Var, inner: Sequence[relax.Var]) -> Turn:
+        del place
+        after = step(inner)
+        return Turn(going(after), after)
+
+    first = going(state)
+    body = Body(host, label, state, turn, conditional=True)
+    return recursion.repeat(host, body, None, state, first)[0]
+
+
 def repeat(
     node: Node, label: str, state: Sequence[relax.Expr], steps: relax.Expr, step: Step
 ) -> tuple[list[relax.Var], list[relax.Var]]:
