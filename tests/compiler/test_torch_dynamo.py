@@ -101,6 +101,19 @@ def test_convolutions_over_open_sizes_learn(name: str) -> None:
     assert len(dynamo.report().graphs) == 2
 
 
+def test_products_of_sizes_that_only_a_guard_makes_equal() -> None:
+    def pairs(x: Any, y: Any) -> Any:
+        rows = x.shape[0] // 2
+        halves = x.reshape(rows, 2, 3).reshape(rows * 2, 3, 1)
+        return torch.bmm(halves, y[:, None]), halves[:, :, 0].t() @ y
+
+    compiled = torch.compile(pairs, backend="nexus", dynamic=True)
+    for rows in (4, 6):
+        args = torch.randn(rows, 3), torch.randn(rows, 5)
+        for ours, theirs in zip(compiled(*args), pairs(*args), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-5)
+
+
 def test_objects_are_reused() -> None:
     model, args = MODELS["mlp"].make().eval(), MODELS["mlp"].inputs(2)
     with torch.no_grad():

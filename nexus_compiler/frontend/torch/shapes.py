@@ -55,27 +55,40 @@ class Shapes:
         self._importer.builder.match_cast(shape, relax.ShapeType(listed))
 
     def broadcastable(self, expr: relax.Expr) -> relax.Expr:
-        """A call of an elementwise operator with operands that TVM can see to fit."""
-        if isinstance(expr, relax.Call) and getattr(expr.op, "name", "") in _BROADCASTING:
-            return relax.Call(expr.op, self._aligned(expr.args), expr.attrs, expr.ty_args)
-        return expr
+        """A call of an elementwise operator or a product, with operands that TVM sees to fit."""
+        name = getattr(expr.op, "name", "") if isinstance(expr, relax.Call) else ""
+        if name not in _BROADCASTING and name != _MATMUL:
+            return expr
+        operands = self._aligned(expr.args, 2 if name == _MATMUL else 0)
+        return relax.Call(expr.op, operands, expr.attrs, expr.ty_args)
 
-    def _aligned(self, operands: Sequence[relax.Expr]) -> list[relax.Expr]:
+    def _aligned(self, operands: Sequence[relax.Expr], inner: int) -> list[relax.Expr]:
         """`operands`, with sizes that PyTorch found equal and TVM cannot prove so made equal.
 
         Of two sizes that are not 1 in a place of the result, the shorter text stands for both.
+
+        Args:
+            operands: what is combined element by element on all but the last `inner` axes.
+            inner: 2 for matrices, whose inner sizes are equal; or 0.
         """
         listed: list[Any] = [
             self._importer.emit(x) if isinstance(x, relax.Call) else x for x in operands
         ]
         shapes = [list(x.ty.shape.values) if x.ty.shape is not None else [] for x in listed]
-        rank = max(map(len, shapes))
-        wanted = [self._common([s[a - rank] for s in shapes if len(s) >= rank - a])
+        if min(map(len, shapes)) < inner:
+            return listed  # a vector
+        outer = [shape[: len(shape) - inner] for shape in shapes]
+        rank = max(map(len, outer))
+        wanted = [self._common([s[a - rank] for s in outer if len(s) >= rank - a])
                   for a in range(rank)]  # fmt: skip
-        for place, shape in enumerate(shapes):
-            target = [
-                w if not _is_one(s) else s for s, w in zip(shape, wanted[rank - len(shape) :])
-            ]
+        targets = [
+            [w if not _is_one(s) else s for s, w in zip(own, wanted[rank - len(own) :])]
+            + shape[len(own) :]
+            for own, shape in zip(outer, shapes)
+        ]
+        if inner:
+            targets[0][-1] = targets[1][-2] = self._common([targets[0][-1], targets[1][-2]])
+        for place, (shape, target) in enumerate(zip(shapes, targets)):
             if not all(map(self._analyzer.can_prove_equal, shape, target)):
                 listed[place] = self.match(self._importer.emit(listed[place]), target)
         return listed
@@ -102,6 +115,7 @@ class Shapes:
         return min(long, key=lambda dim: len(str(dim)), default=1)
 
 
+_MATMUL = "relax.matmul"
 _BROADCASTING = {
     f"relax.{name}"
     for name in (
