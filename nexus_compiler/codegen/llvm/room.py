@@ -23,6 +23,7 @@ from nexus_compiler.passes.fence import FenceSizes
 from nexus_compiler.passes.fold_constants import FoldConstants
 from nexus_compiler.passes.fold_scales import FoldScales
 from nexus_compiler.passes.fuse import Fuse
+from nexus_compiler.passes.fuse_attention import FuseAttention
 from nexus_compiler.passes.integer_products import IntegerProducts
 from nexus_compiler.passes.keep_bytes import KeepBytes
 from nexus_compiler.passes.prepare_weights import PrepareWeights
@@ -64,6 +65,7 @@ class LlvmRoom:
             KeepBytes(),
             IntegerProducts(unsigned=named != "sdot"),
             FoldScales(),
+            FuseAttention(),
             SumBytes(),
             SortAndScan(),
             LegalizePacked(**vectors, dot=named),

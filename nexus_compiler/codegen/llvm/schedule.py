@@ -9,7 +9,16 @@ from tvm import IRModule, s_tir, tirx
 
 from nexus_compiler.codegen.llvm import vector_math, work
 from nexus_compiler.codegen.llvm.name_sizes import name_sizes
-from nexus_compiler.codegen.llvm.schedules import chain, dot, kernel, matmul, slide, sweep, winograd
+from nexus_compiler.codegen.llvm.schedules import (
+    attention,
+    chain,
+    dot,
+    kernel,
+    matmul,
+    slide,
+    sweep,
+    winograd,
+)
 from nexus_compiler.codegen.llvm.schedules.initialise import initialise
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.passes.base import Pass
@@ -18,6 +27,7 @@ from nexus_runtime.work import NAIVE
 FAMILIES = (
     winograd.schedule,
     dot.schedule,
+    attention.schedule,
     sweep.schedule,
     slide.schedule,
     matmul.schedule,

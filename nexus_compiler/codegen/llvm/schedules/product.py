@@ -73,10 +73,10 @@ def recognise(kernel_: Kernel, machine: Machine) -> Product | None:
     before, stages = _split(kernel_.stages)
     if not 0 < len(stages) <= 2:
         return None
-    operands, placement = _operands(stages[0]), place(stages)
-    if operands is None or placement is None or not placement.order:
+    factors, placement = operands(stages[0]), place(stages)
+    if factors is None or placement is None or not placement.order:
         return None
-    left, right = operands
+    left, right = factors
     if placement.order[-1].var in kernel.variables(left):
         left, right = right, left
     only_left = kernel.variables(left) - kernel.variables(right)
@@ -143,7 +143,8 @@ def _packed(right: Any, columns: Sequence[tirx.IterVar], lanes: int) -> int:
     return width if tiled and kernel.same(last, tirx.floormod(own, width)) else 0
 
 
-def _operands(stage: Stage) -> tuple[Any, Any] | None:
+def operands(stage: Stage) -> tuple[Any, Any] | None:
+    """The two factors whose products `stage` sums up; None where it does not."""
     value = stage.store.value
     if not isinstance(value, tirx.Add) or stage.init is None:
         return None

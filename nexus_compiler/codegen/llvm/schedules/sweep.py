@@ -107,6 +107,17 @@ def unguarded(value: Any) -> Any:
     return tvm_ffi.structural_map(value, within)
 
 
+def taken(value: Any, condition: Any, way: bool) -> Any:
+    """`value` where `condition`, on which it has choices, holds or not."""
+
+    def choose(call: Call) -> Any:
+        if _is_choice(call) and kernel.same(call.args[0], condition):
+            return call.args[1 if way else 2]
+        return call
+
+    return tvm_ffi.structural_map(value, (Call, choose))
+
+
 def guards(value: Any) -> list[Any]:
     """The conditions of the choices in `value`."""
     found: list[Any] = []
