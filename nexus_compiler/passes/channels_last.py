@@ -11,6 +11,7 @@ from tvm import IRModule, relax
 
 from nexus_compiler.ir.law import operators
 from nexus_compiler.passes.base import Pass, entries
+from nexus_compiler.passes.image_order import is_turned
 
 _LOG = logging.getLogger(__name__)
 _LAYOUTS = {
@@ -36,6 +37,18 @@ class ChannelsLast(Pass):
 
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite the module, if any function of it convolves."""
+        turned = {
+            variable: function
+            for variable, function in module.functions.items()
+            if isinstance(function, relax.Function) and is_turned(function)
+        }
+        rest = {v: f for v, f in module.functions.items() if v not in turned}
+        found = self._converted(IRModule(rest, attrs=module.attrs))
+        for variable, function in turned.items():
+            found.update_func(variable, function)
+        return found
+
+    def _converted(self, module: IRModule) -> IRModule:
         functions = [f for f in module.functions.values() if isinstance(f, relax.Function)]
         if not any("relax.nn.conv2d" in operators(function) for function in functions):
             return module

@@ -8,6 +8,7 @@ layer the same as a convolutional layer?", 2016).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -37,12 +38,13 @@ class SubPixel(Pass):
 class _Rewriter(relax.PyExprMutator):
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = super().visit_call_(call)
-        if getattr(call.op, "name", "") != "relax.nn.conv2d_transpose" or not _is_plain(call):
+        if getattr(call.op, "name", "") != "relax.nn.conv2d_transpose" or not is_plain(call):
             return call
-        return _Phases(self.builder_, call).results()
+        return Phases(self.builder_.emit, call, call.ty).results()
 
 
-def _is_plain(call: relax.Call) -> bool:
+def is_plain(call: relax.Call) -> bool:
+    """Whether this is the transposed convolution of images that can be cut into phases."""
     attrs, (x, weight) = call.attrs, (argument.ty for argument in call.args)
     layouts = (attrs.data_layout, attrs.kernel_layout, attrs.out_layout)
     return (
@@ -55,13 +57,13 @@ def _is_plain(call: relax.Call) -> bool:
     )
 
 
-class _Phases:
-    """The pieces of one transposed convolution."""
+class Phases:
+    """The pieces of one transposed convolution, whose result is of type `ty`."""
 
-    def __init__(self, builder: relax.BlockBuilder, call: relax.Call) -> None:
-        self._emit = builder.emit
+    def __init__(self, emit: Callable[[Any], Any], call: relax.Call, ty: Any) -> None:
+        self._emit = emit
         self._x, self._weight = call.args
-        self._sizes = list(call.ty.shape)
+        self._sizes = list(ty.shape)
         self._channels, self._filters, *self._kernel = (int(n) for n in self._weight.ty.shape)
         self._strides = [int(s) for s in call.attrs.strides]
         padding = [int(p) for p in call.attrs.padding]
@@ -83,7 +85,22 @@ class _Phases:
         whole = self._emit(
             op.reshape(self._emit(placed), (n, self._filters, high * down, wide * across))
         )
-        return self._cropped(whole)
+        return self._cropped(whole, [2, 3])
+
+    def results_channels_last(self, x: relax.Expr) -> relax.Expr:
+        """[n, height, width, filters] of the same, for `x` [n, height, width, channels]."""
+        ends = [self._end(dimension) for dimension in (0, 1)]
+        begins = [taps - 1 for taps in self._taps]
+        weight = self._emit(op.permute_dims(self._weights(), [2, 3, 1, 0]))
+        padding, orders = [*begins, *ends], {"data_layout": "NHWC", "kernel_layout": "HWIO"}
+        found = self._emit(op.nn.conv2d(x, weight, strides=1, padding=padding, **orders))
+        n, high, wide, _ = found.ty.shape
+        down, across = self._strides
+        if down * across > 1:
+            split = op.reshape(found, (n, high, wide, self._filters, down, across))
+            placed = self._emit(op.permute_dims(self._emit(split), [0, 1, 4, 2, 5, 3]))
+            found = self._emit(op.reshape(placed, (n, high * down, wide * across, self._filters)))
+        return self._emit(self._cropped(found, [1, 2]))
 
     def _end(self, dimension: int) -> int:
         """The padding behind the operand; more than before it where results reach further."""
@@ -107,9 +124,9 @@ class _Phases:
             op.reshape(turned, (self._filters * down * across, self._channels, high, wide))
         )
 
-    def _cropped(self, whole: relax.Expr) -> relax.Expr:
+    def _cropped(self, whole: relax.Expr, axes: list[int]) -> relax.Expr:
         sizes: list[Any] = self._sizes[2:]
-        if not any(self._before) and list(whole.ty.shape)[2:] == sizes:
+        if not any(self._before) and [whole.ty.shape[axis] for axis in axes] == sizes:
             return whole
         ends = [begin + size for begin, size in zip(self._before, sizes)]
-        return op.strided_slice(whole, [2, 3], self._before, ends, assume_inbound=True)
+        return op.strided_slice(whole, axes, self._before, ends, assume_inbound=True)

@@ -24,8 +24,6 @@ from nexus_runtime.work import NAIVE
 KNOWN: dict[str, set[str]] = {}
 KNOWN_IN_TRAINING = {
     "kernel equal cast",  # argmax of the prediction against the label
-    "max pool2d backward where",
-    "conv2d strided slice",  # gradient of a strided convolution's weight
 }
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "ocr-detect": {"x": (1, 3, 160, 160)},

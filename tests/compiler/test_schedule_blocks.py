@@ -63,13 +63,15 @@ def test_only_where_a_panel_is_large_and_read_often() -> None:
     tiling = Tiling(4, 6, 16)
 
     def found(steps: int, rows: int, panels: int = 32) -> blocks.Blocks | None:
-        return blocks.blocks(steps, rows, panels, tiling, "float32", None)
+        return blocks.blocks(steps, 1, -(-rows // 4), panels, tiling, "float32", None)
 
     assert found(256, 128) is None
     assert found(3072, 8) is None
     assert found(3067, 128) is None  # a prime: no even parts
     long = found(3072, 128)
     assert long is not None and (long.count, long.steps, long.group) == (8, 384, 32)
+    lines = blocks.blocks(96, 32, 32, 32, tiling, "float32", None)
+    assert lines is not None and (lines.count, lines.steps) == (8, 12)  # of 32 steps each
     few = found(3072, 128, panels=2)
     assert few is not None and few.group == 8  # cores need tasks
 

@@ -6,15 +6,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tvm import IRModule, relax
+import tvm
+from tvm import IRModule, relax, te, tirx
 from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
 
-from nexus_compiler import GraphBuilder
+from nexus_compiler import GraphBuilder, targets
 from nexus_compiler.codegen.llvm.donate import Donate
+from nexus_compiler.codegen.llvm.image_gradients import weight_gradient
+from nexus_compiler.codegen.llvm.native import resolve
 from nexus_compiler.codegen.llvm.products import product
+from nexus_compiler.codegen.llvm.room import tvm_target
+from nexus_compiler.codegen.llvm.schedule import schedule
+from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.ir.law import operators
+from nexus_compiler.passes import base, pipelines
+from nexus_compiler.passes.image_order import ImageOrder
+from nexus_compiler.training.graph import training_graph
 from nexus_runtime import Module, Trainer, load
 from nexus_runtime.errors import ShapeError
 
@@ -27,7 +36,7 @@ def dense() -> GraphBuilder:
 
 
 def images() -> GraphBuilder:
-    builder = GraphBuilder().input("x", (None, 3, 8, 8)).conv2d(6, 3, padding=1, stride=2)
+    builder = GraphBuilder().input("x", (None, 3, 8, 8)).conv2d(7, 3, padding=1, stride=2)
     builder = builder.batch_norm().activation("relu").max_pool2d(2).flatten()
     return builder.dense(4, activation="softmax")
 
@@ -142,37 +151,73 @@ def test_a_kernel_writes_in_place_behind_the_last_reader_of_the_old_value() -> N
     assert "relax.call_tir_inplace" in operators(after["main"])
 
 
+def test_images_are_turned_where_they_come_and_go_only() -> None:
+    graph = training_graph(
+        images(), loss="cross_entropy", optimizer="sgd", options={}, batch_size=BATCH
+    )
+    step = ImageOrder().apply(base.run(graph.module, pipelines.common()))["step"]
+    turned = [
+        [int(n) for n in binding.var.ty.shape]
+        for binding in step.body.blocks[0].bindings
+        if getattr(getattr(binding.value, "op", None), "name", "") == "relax.permute_dims"
+    ]
+    # The input, and what is flattened, there and back.
+    assert sorted(shape for shape in turned if len(shape) == 4 and shape[0] == BATCH) == [
+        [BATCH, 2, 2, 7],
+        [BATCH, 7, 2, 2],
+        [BATCH, 8, 8, 3],
+    ]
+
+
+def computed(made: tirx.PrimFunc, *arrays: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    function = schedule(made, Machine(512, 32, 32768))
+    assert function.attrs["nexus.family"] == "matmul"
+    target = tvm_target(resolve(targets.load("native")))
+    module = IRModule({"main": function.with_attr("global_symbol", "main")})
+    library = tvm.tirx.build(module, target)
+    found = tvm.runtime.tensor(np.zeros(shape, np.float32))
+    library["main"](*[tvm.runtime.tensor(np.ascontiguousarray(a)) for a in arrays], found)
+    return found.numpy()
+
+
 @pytest.mark.parametrize("left", [False, True])
 @pytest.mark.parametrize("right", [False, True])
 @pytest.mark.parametrize(("rows", "columns", "steps"), [(37, 29, 43), (130, 200, 1000)])
 def test_products_of_transposed_operands(
     left: bool, right: bool, rows: int, columns: int, steps: int
 ) -> None:
-    import tvm
-    from tvm import te
-
-    from nexus_compiler import targets
-    from nexus_compiler.codegen.llvm.native import resolve
-    from nexus_compiler.codegen.llvm.room import tvm_target
-    from nexus_compiler.codegen.llvm.schedule import schedule
-    from nexus_compiler.codegen.llvm.schedules.machine import Machine
-
     a = te.placeholder((2, steps, rows) if left else (2, rows, steps), "float32", "a")
     b = te.placeholder((columns, steps) if right else (steps, columns), "float32", "b")
     made = te.create_prim_func([a, b, product(a, b, left, right, "float32")])
-    function = schedule(made, Machine(512, 32, 32768))
-    assert function.attrs["nexus.family"] == "matmul"
-    target = tvm_target(resolve(targets.load("native")))
-    library = tvm.tirx.build(
-        IRModule({"main": function.with_attr("global_symbol", "main")}), target
-    )
     random = np.random.default_rng(0)
     x = random.standard_normal((2, rows, steps), np.float32)
     y = random.standard_normal((steps, columns), np.float32)
     given = [x.swapaxes(1, 2) if left else x, y.T if right else y]
-    arrays = [tvm.runtime.tensor(np.ascontiguousarray(one)) for one in given]
-    found = tvm.runtime.tensor(np.zeros((2, rows, columns), np.float32))
-    library["main"](*arrays, found)
+    found = computed(made, *given, shape=(2, rows, columns))
     wanted = x.astype(np.float64) @ y.astype(np.float64)
     scale = np.abs(x.astype(np.float64)) @ np.abs(y.astype(np.float64))
-    assert (np.abs(found.numpy() - wanted) <= steps * np.finfo(np.float32).eps * scale).all()
+    assert (np.abs(found - wanted) <= steps * np.finfo(np.float32).eps * scale).all()
+
+
+@pytest.mark.parametrize("channels, filters, size, stride", [(24, 40, 16, 1), (5, 70, 33, 2)])
+def test_gradients_of_windows_in_blocks_of_lines(
+    channels: int, filters: int, size: int, stride: int
+) -> None:
+    after = (size - 1) // stride + 1
+    sizes = (4, size, size, channels), (4, after, after, filters)
+    x, dy = (te.placeholder([tirx.const(n, "int64") for n in s], "float32") for s in sizes)
+    made = te.create_prim_func(
+        [x, dy, weight_gradient(x, dy, [3, 3], [stride] * 2, [1] * 4, [1, 1])]
+    )
+    random = np.random.default_rng(0)
+    given = [random.standard_normal([int(n) for n in t.shape], np.float32) for t in (x, dy)]
+    found = computed(made, *given, shape=(3, 3, channels, filters))
+    padded = np.pad(given[0].astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    adjoint = given[1].astype(np.float64)
+    reach = (after - 1) * stride + 1
+    for i, j in np.ndindex(3, 3):
+        seen = padded[:, i : i + reach : stride, j : j + reach : stride]
+        wanted = np.einsum("nvuc,nvuf->cf", seen, adjoint)
+        scale = np.einsum("nvuc,nvuf->cf", np.abs(seen), np.abs(adjoint))
+        bound = 4 * after * after * np.finfo(np.float32).eps * scale
+        assert (np.abs(found[i, j] - wanted) <= bound).all()

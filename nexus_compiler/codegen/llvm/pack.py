@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 import tvm
 from tvm import IRModule, relax, te, tirx, topi
 
-from nexus_compiler.codegen.llvm import pack_bytes, products, winograd
+from nexus_compiler.codegen.llvm import image_gradients, pack_bytes, products, winograd
 from nexus_compiler.codegen.llvm.schedules import build, tiles
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.passes.legalize import Legalization, Legalize, default
-from nexus_compiler.passes.weights import bindings_of, partition, weights_of
+from nexus_compiler.passes.weights import DONATED, bindings_of, partition, weights_of
 
 _EPILOGUES_FUSE = {"op_pattern": 4}  # what TVM's fusion calls OutEWiseFusable
 _PACKED = ("float32",)
@@ -46,31 +46,49 @@ class LegalizePacked(Legalize):
     def kernels(self, module: IRModule) -> dict[str, Legalization]:
         """Those of `Legalize`, and the packed products."""
         known: set[relax.Var] = set()
+        changing: set[relax.Var] = set()
         for function in module.functions.values():
             if isinstance(function, relax.Function) and (found := bindings_of(function)):
-                weights = weights_of(function)
-                known |= {*weights, *(binding.var for binding in partition(found, weights)[0])}
+                known |= _following(found, weights_of(function))
+                changing |= _following(found, _changing(function))
         machine = Machine(self.vector_bits, self.vector_registers, 0, self.dot)
         turned = products.transposed(module)
-        packed = {name: _packed(name, machine, known, turned) for name in _KERNELS}
-        return super().kernels(module) | packed
+        packed = {name: _packed(name, machine, known, changing, turned) for name in _KERNELS}
+        return super().kernels(module) | packed | image_gradients.KERNELS
+
+
+def _following(bindings: list[relax.VarBinding], weights: list[relax.Var]) -> set[relax.Var]:
+    return {*weights, *(binding.var for binding in partition(bindings, weights)[0])}
+
+
+def _changing(function: relax.Function) -> list[relax.Var]:
+    """Windows that each call changes: they are packed in each call, which is little beside it."""
+    given = (int(place) for place in (function.attrs or {}).get(DONATED, ()))
+    donated = [function.params[place] for place in given if place >= 0]
+    return [variable for variable in donated if variable.ty.ndim > 2]
 
 
 def _packed(
-    operator: str, machine: Machine, known: set[relax.Var], turned: dict[relax.Var, relax.Var]
+    operator: str,
+    machine: Machine,
+    known: set[relax.Var],
+    changing: set[relax.Var],
+    turned: dict[relax.Var, relax.Var],
 ) -> Legalization:
     def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         x, weight = call.args
+        if operator == "relax.nn.conv2d" and image_gradients.is_weight_gradient(call):
+            return image_gradients.emit_weight_gradient(builder, call)
         if weight in known and pack_bytes.is_packable(operator, call):
             return pack_bytes.legalized(builder, operator, call, machine)
-        if weight not in known or not _is_packable(operator, call):
+        if weight not in known | changing or not _is_packable(operator, call):
             if operator == "relax.matmul" and not {x, weight}.isdisjoint(turned):
                 return products.emit(builder, call, turned)
             return default(operator)(builder, call)
         rows = build.known(build.product(list(call.ty.shape)[:-1]))
         columns, dtype = int(weight.ty.shape[-1]), str(weight.ty.dtype)
         width = tiles.choose(rows, columns, dtype, machine, pitch=_pitch(operator, call)).columns
-        if operator == "relax.nn.conv2d" and winograd.pays(call):
+        if operator == "relax.nn.conv2d" and winograd.pays(call, changing=weight in changing):
             return _by_winograd(builder, call, machine)
         return builder.call_te(
             _KERNELS[operator],

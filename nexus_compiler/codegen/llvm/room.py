@@ -24,6 +24,7 @@ from nexus_compiler.passes.fold_constants import FoldConstants
 from nexus_compiler.passes.fold_scales import FoldScales
 from nexus_compiler.passes.fuse import Fuse
 from nexus_compiler.passes.fuse_attention import FuseAttention
+from nexus_compiler.passes.image_order import ImageOrder
 from nexus_compiler.passes.integer_products import IntegerProducts
 from nexus_compiler.passes.keep_bytes import KeepBytes
 from nexus_compiler.passes.prepare_weights import PrepareWeights
@@ -59,6 +60,7 @@ class LlvmRoom:
         vectors = {key: target.limits[key] for key in ("vector_bits", "vector_registers")}
         named = str(target.limits.get("dot", ""))
         return (
+            ImageOrder(),
             SubPixel(),
             ChannelsLast(),
             FoldConstants(),

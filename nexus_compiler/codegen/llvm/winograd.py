@@ -39,11 +39,15 @@ _KERNEL = np.array(
 )
 # Costs in multiply-adds: of a byte from memory, and of one element that a transform moves.
 _BYTE, _MOVED = 5, 16
+_MADE = 60  # of an element of a kernel, where each call has to transform it
 _GAIN = 1.25
 
 
-def pays(call: relax.Call) -> bool:
-    """Whether a convolution in NHWC order is worth it: small images only move larger kernels."""
+def pays(call: relax.Call, *, changing: bool = False) -> bool:
+    """Whether a convolution in NHWC order is worth it: small images only move larger kernels.
+
+    `changing` kernels are transformed in each call.
+    """
     attrs, weight = call.attrs, call.args[1].ty
     high, wide, channels, filters = (int(n) for n in weight.shape)
     steps = [int(n) for n in (*attrs.strides, *attrs.dilation)]
@@ -55,24 +59,29 @@ def pays(call: relax.Call) -> bool:
     tiles = n * -(-rows // RESULTS) * -(-columns // RESULTS)
     direct = pairs * TAPS * TAPS * (n * rows * columns + 4 * _BYTE)
     moved = tiles * (channels + filters) * TILE * TILE * _MOVED
-    return direct > _GAIN * (pairs * TILE * TILE * (tiles + 4 * _BYTE) + moved)
+    made = 4 * _BYTE + (_MADE if changing else 0)
+    return direct > _GAIN * (pairs * TILE * TILE * (tiles + made) + moved)
 
 
 def kernels(weight: te.Tensor, matrix: te.Tensor, width: int) -> te.Tensor:
     """w[3, 3, channels, filters] as [filters / width, 6, 6, channels, width]."""
     *_, channels, filters = weight.shape
     i, j = (te.reduce_axis((0, TAPS), name) for name in "ij")
-    half = te.compute(
-        (TILE, TAPS, channels, filters),
-        lambda a, b, c, o: te.sum(matrix[a, i] * weight[i, b, c, o], axis=i),
-        "half",
-    )
+    count = -(-int(filters) // width)
+
+    def along(tile: Any, a: Any, b: Any, c: Any, lane: Any) -> Any:
+        column = tile * width + lane
+        if int(filters) % width:
+            column = tirx.min(column, filters - 1)
+        return te.sum(matrix[a, i] * weight[i, b, c, column], axis=i)
+
+    # In the order of the result, so that a part of it is used while it is in the cache.
+    half = te.compute((count, TILE, TAPS, channels, width), along, "half")
 
     def element(tile: Any, a: Any, b: Any, c: Any, lane: Any) -> Any:
-        column = tirx.min(tile * width + lane, filters - 1)
-        return te.sum(matrix[b, j] * half[a, j, c, column], axis=j)
+        return te.sum(matrix[b, j] * half[tile, a, j, c, lane], axis=j)
 
-    return te.compute((-(-int(filters) // width), TILE, TILE, channels, width), element, "kernels")
+    return te.compute((count, TILE, TILE, channels, width), element, "kernels")
 
 
 def matrix() -> relax.Constant:

@@ -1,4 +1,4 @@
-"""Convolutions: those of one axis, transposed ones, and dilated ones, where TVM's rule is wrong.
+"""Convolutions.
 
 The gradient by the input of a convolution is a transposed convolution, and the other way round;
 the gradient by the weight is a convolution in which samples and channels change places (Dumoulin
@@ -19,9 +19,9 @@ op = relax.op
 
 
 def _conv2d(site: Site) -> Sequence[relax.Expr | None]:
-    """TVM's own, unless the window is dilated: it takes the window for as wide as undilated."""
+    """TVM's own for groups, unless the window is dilated, which its rule forgets."""
     _need_layout(site, "OIHW")
-    if all(int(d) == 1 for d in site.attrs.dilation):
+    if int(site.attrs.groups) > 1 and all(int(d) == 1 for d in site.attrs.dilation):
         return site.tvm()
     data, weight = site.args
     figures = _figures(site)
@@ -108,6 +108,14 @@ def _by_data(
     TVM's transposed convolution takes no dilation: a dilated window is written out with zeros.
     """
     window = _dilated(site, weight, figures["dilation"])
+    high, wide = dims(window)[2:]
+    top, left, bottom, right = figures["padding"]
+    back = [high - 1 - top, wide - 1 - left, high - 1 - bottom, wide - 1 - right]
+    if figures["strides"] == [1, 1] and figures["groups"] == 1 and min(back) >= 0:
+        # With no stride the transposed convolution is one with the window turned about.
+        around = site.put(op.flip(site.put(op.flip(window, 2)), 3))
+        turned = site.put(op.permute_dims(around, [1, 0, 2, 3]))
+        return site.put(op.nn.conv2d(adjoint, turned, padding=back))
     pads, missing = figures["padding"], list[int]()
     for axis in (0, 1):
         back = (dims(adjoint)[2 + axis] - 1) * figures["strides"][axis] + dims(window)[2 + axis]
@@ -158,26 +166,46 @@ def _by_weight(
     figures: dict[str, Any],
 ) -> relax.Expr:
     """The gradient by a weight of `shape` (out, in / groups, height, width)."""
-    batch, channels, height, width = dims(data)
     groups = figures["groups"]
-    split = [batch, groups, channels // groups, height, width]
-    # (in / groups, groups * batch, ...): the samples of a group are its channels.
-    turned = site.put(op.permute_dims(site.reshape(data, split), [2, 1, 0, 3, 4]))
-    turned = site.reshape(turned, [channels // groups, groups * batch, height, width])
+    padding, data = _reached(site, data, adjoint, shape, figures)
+    batch, channels, height, width = dims(data)
+    if groups == 1:
+        turned = site.put(op.permute_dims(data, [1, 0, 2, 3]))
+    else:
+        split = [batch, groups, channels // groups, height, width]
+        # (in / groups, groups * batch, ...): the samples of a group are its channels.
+        turned = site.put(op.permute_dims(site.reshape(data, split), [2, 1, 0, 3, 4]))
+        turned = site.reshape(turned, [channels // groups, groups * batch, height, width])
     window = site.put(op.permute_dims(adjoint, [1, 0, 2, 3]))
     found = site.put(
         op.nn.conv2d(
             turned,
             window,
             strides=figures["dilation"],
-            padding=figures["padding"],
+            padding=padding,
             dilation=figures["strides"],
             groups=groups,
         )
     )
-    if dims(found)[2:] != list(shape[2:]):  # what no window reached
-        found = site.put(op.strided_slice(found, [2, 3], [0, 0], list(shape[2:])))
     return site.put(op.permute_dims(found, [1, 0, 2, 3]))
+
+
+def _reached(
+    site: Site, data: relax.Expr, adjoint: relax.Expr, shape: Sequence[Any], figures: dict[str, Any]
+) -> tuple[list[int], relax.Expr]:
+    """The padding and the data without what lies behind the last window."""
+    padding, sizes = list(figures["padding"]), dims(data)[2:]
+    ends = list(sizes)
+    for axis in (0, 1):
+        last = (dims(adjoint)[2 + axis] - 1) * figures["strides"][axis]
+        reach = last + (shape[2 + axis] - 1) * figures["dilation"][axis] + 1
+        over = sizes[axis] + padding[axis] + padding[axis + 2] - reach
+        cut = min(over, padding[axis + 2])
+        padding[axis + 2] -= cut
+        ends[axis] -= over - cut
+    if ends != sizes:
+        data = site.put(op.strided_slice(data, [2, 3], [0, 0], ends))
+    return padding, data
 
 
 RULES: dict[str, Rule] = {

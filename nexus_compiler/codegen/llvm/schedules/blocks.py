@@ -40,7 +40,10 @@ class Block:
     def around(
         self, total: tirx.Buffer, column: Any, each: Any, step: Any, store: tirx.Stmt
     ) -> list[tirx.Stmt]:
-        """The statements of a tile that sums up in `total` and whose first column is `column`."""
+        """The statements of a tile that sums up in `total` and whose first column is `column`.
+
+        `step` writes a step by its number in the block.
+        """
 
         def fetch(i: Any, j: Any) -> tirx.Stmt:
             return tirx.BufferStore(total, self.kept[self.row + i, column + j], [i, j])
@@ -48,7 +51,7 @@ class Block:
         def keep(i: Any, j: Any) -> tirx.Stmt:
             return tirx.BufferStore(self.kept, total[i, j], [self.row + i, column + j])
 
-        sums = build.loop(self.steps, lambda k: step([self.begin + k]))
+        sums = build.loop(self.steps, step)
         return [each(fetch), sums, build.branch(self.last, store, each(keep))]
 
 
@@ -103,17 +106,22 @@ class Blocks:
         return build.scope([kept], build.sequence(body), "group")
 
 
-def blocks(steps: Any, rows: Any, panels: Any, tiling: Tiling, dtype: str, init: Any) -> Any:
-    """How to take `steps` apart for `rows` and so many `panels`; None where nothing is gained."""
-    extent, down = build.known(steps), build.known(build.ceil(rows, tiling.rows))
-    if not extent or not down or down < _REREAD:
+def blocks(
+    steps: Any, inner: int, down: Any, panels: Any, tiling: Tiling, dtype: str, init: Any
+) -> Blocks | None:
+    """How to take `steps` apart for `down` tiles of rows and so many `panels`.
+
+    Each step is one of `inner` products. None where nothing is gained.
+    """
+    extent, tiles = build.known(steps), build.known(down)
+    if not extent or not tiles or tiles < _REREAD:
         return None
     size = tvm.DataType(dtype).bits // 8
-    least = -(-extent * tiling.columns * size // _PANEL)
+    least = -(-extent * inner * tiling.columns * size // _PANEL)
     count = next((n for n in range(least, 2 * least + 1) if extent % n == 0), 1)
     if count == 1:
         return None
-    group = min(down, _GROUP)
-    while group > _FEW and (build.known(panels) or _TASKS) * -(-down // group) < _TASKS:
+    group = min(tiles, _GROUP)
+    while group > _FEW and (build.known(panels) or _TASKS) * -(-tiles // group) < _TASKS:
         group = -(-group // 2)
     return Blocks(count, extent // count, group, tiling, dtype, init)

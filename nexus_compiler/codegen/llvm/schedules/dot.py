@@ -18,7 +18,6 @@ from tvm.ir.expr import TensorLoad
 from tvm.sym import Analyzer
 
 from nexus_compiler.codegen.llvm.schedules import build, kernel, matmul, spatial
-from nexus_compiler.codegen.llvm.schedules.blocks import Block
 from nexus_compiler.codegen.llvm.schedules.kernel import Kernel, Stage
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.codegen.llvm.schedules.product import Product, recognise
@@ -206,7 +205,7 @@ class _Writer(matmul.Writer):
         row: Any,
         tile: Any,
         column: Any,
-        block: Block | None,
+        spot: list[Any],
     ) -> tirx.Stmt:
         form, lanes, depth = self._form, self._tiling.lanes, self._own.depth
         height, wide = (int(size) for size in total.shape)

@@ -37,6 +37,9 @@ class Writer:
     def __init__(self, form: Product, machine: Machine, pitch: int | None = None) -> None:
         self._form, self._machine = form, machine
         self._steps = form.stage.reduced
+        # Blocks are of lines: of whole turns of the last axis, where there are several.
+        self._lines = self._steps[:-1] or self._steps
+        self._inner = self._steps[len(self._lines) :]
         self._rows = build.product(build.extents(form.rows))
         self._columns = build.product(build.extents(form.columns))
         self._dtype = str(form.stage.store.buffer.dtype)
@@ -76,11 +79,10 @@ class Writer:
         )
         turns = [*build.extents(self._packed_outer), across]
         copied = self._copies(down)
-        found = None if follow else self._blocks(across, copied)
-        if found:
-            return self._in_blocks(found, turns, build.known(down) or 0, copied)
-        groups = build.ceil(build.product([*follow, down]), _GROUP) if copied else 1
         shared = [*follow, down]
+        if found := self._blocks(shared, across, copied):
+            return self._in_blocks(found, turns, inner, shared, copied)
+        groups = build.ceil(build.product(shared), _GROUP) if copied else 1
 
         def row(place: list[Any], number: Any) -> tirx.Stmt:
             *lead, tile = place
@@ -100,7 +102,7 @@ class Writer:
         def group(flat: Any) -> tirx.Stmt:
             *place, which = build.unflatten(flat, [*turns, groups])
             many = build.part(build.product(shared), which, _GROUP)
-            fill = self._fill(place, build.number(0), build.extents(self._steps))
+            fill = self._fill(place, build.extents(self._steps), list)
             tiles = build.loop(many, lambda i: row(place, which * _GROUP + i), name="tile")
             return build.scope([self._panel], build.sequence([fill, tiles]), "panel")
 
@@ -121,50 +123,67 @@ class Writer:
             return True
         steps = build.known(build.product(build.extents(self._steps)))
         size = tvm.DataType(str(form.right.ty)).bits // 8
-        if not steps or not tiles or self._columns_known() <= self._tiling.columns:
+        if not steps or not tiles:
             return False
+        if len(self._steps) == 1 and (build.known(self._columns) or 0) <= self._tiling.columns:
+            return False  # it lies like a panel already
         return tiles >= _REREAD and steps * self._tiling.columns * size > _SMALL
 
-    def _columns_known(self) -> int:
-        return build.known(self._columns) or 0
-
-    def _fill(self, place: list[Any], begin: Any, turns: list[Any]) -> tirx.Stmt:
-        """Copy the panel of the tile at `place`, from one step on."""
+    def _fill(self, place: list[Any], turns: list[Any], steps: Any) -> tirx.Stmt:
+        """Copy the panel of the tile at `place`; `steps(at)` are those of `at` in the panel."""
         form, shape = self._form, [*map(build.number, turns), build.number(self._tiling.columns)]
         self._panel = tirx.decl_buffer(shape, str(form.right.ty), "panel")
         *lead, tile = place
         values = build.bind(self._packed_outer, lead)
-        return panel.fill(self._panel, form, self._tiling, values, tile, begin, turns)
+        return panel.fill(self._panel, form, self._tiling, values, tile, turns, steps)
 
-    def _blocks(self, across: Any, copied: bool) -> Blocks | None:
-        if len(self._steps) != 1 or not (self._form.packed or copied):
+    def _blocks(self, shared: list[Any], across: Any, copied: bool) -> Blocks | None:
+        if not copied and (len(self._steps) > 1 or len(shared) > 1 or not self._form.packed):
             return None
-        steps, init = self._steps[0].dom.extent, self._form.stage.init
-        return blocks(steps, self._rows, across, self._tiling, self._dtype, init)
+        inner = build.known(build.product(build.extents(self._inner)))
+        if inner is None:
+            return None
+        lines, down = build.product(build.extents(self._lines)), build.product(shared)
+        init = self._form.stage.init
+        return blocks(lines, inner, down, across, self._tiling, self._dtype, init)
 
-    def _in_blocks(self, found: Blocks, turns: list[Any], down: int, copied: bool) -> tirx.Stmt:
+    def _in_blocks(
+        self, found: Blocks, turns: list[Any], inner: list[Any], shared: list[Any], copied: bool
+    ) -> tirx.Stmt:
+        tiles = build.known(build.product(shared)) or 0
+
         def group(flat: Any) -> tirx.Stmt:
-            *place, which = build.unflatten(flat, [*turns, -(-down // found.group)])
+            *place, which = build.unflatten(flat, [*turns, -(-tiles // found.group)])
             *lead, tile = place
-            values = build.bind(self._packed_outer, lead)
 
             def prepare(begin: Any) -> list[tirx.Stmt]:
-                return [self._fill(place, begin, [found.steps])] if copied else []
+                if not copied:
+                    return []
+                many = [found.steps, *build.extents(self._inner)]
+                return [self._fill(place, many, lambda at: self._places(begin, at))]
 
             def rows(number: Any, block: Block) -> tirx.Stmt:
+                *at, down = build.unflatten(number, shared)
+                values = build.bind(self._packed_outer, lead) | build.bind(inner, at)
+
                 def piece(column: Any, width: int) -> tirx.Stmt:
                     def part(first: Any, height: int) -> tirx.Stmt:
                         return self._tile(values, first, height, tile, column, width, block)
 
-                    return pick_rows(self._rows, self._tiling, number, part)
+                    return pick_rows(self._rows, self._tiling, down, part)
 
                 return pick_columns(self._columns, self._tiling, tile, piece)
 
-            body = found.write(down, which, rows, prepare)
+            body = found.write(tiles, which, rows, prepare)
             return build.scope([self._panel], body, "panel") if copied else body
 
-        many = build.product([*turns, -(-down // found.group)])
+        many = build.product([*turns, -(-tiles // found.group)])
         return build.loop(many, group, self._kind(), "group")
+
+    def _places(self, begin: Any, at: Any) -> list[Any]:
+        """The values of all axes of steps for a line, counted from `begin`, and those within it."""
+        line, *rest = at
+        return [*build.unflatten(begin + line, build.extents(self._lines)), *rest]
 
     def _tile(
         self,
@@ -188,9 +207,9 @@ class Writer:
         def clear(i: Any, j: Any) -> tirx.Stmt:
             return tirx.BufferStore(total, form.stage.init, [i, j])
 
-        def step(at: list[Any]) -> tirx.Stmt:
+        def step(at: list[Any], spot: list[Any]) -> tirx.Stmt:
             own = values | build.bind(self._steps, at)
-            return self._add(total, own, row, tile, column, block)
+            return self._add(total, own, row, tile, column, spot)
 
         def finish(i: Any, j: Any) -> tirx.Stmt:
             at = build.split(form.columns, tile * self._tiling.columns + column + j)
@@ -198,9 +217,16 @@ class Writer:
 
         store = cells(height, width, lanes, finish)
         if block is None:
-            body = [each(clear), build.nest(build.extents(self._steps), step), store]
+            sums = build.nest(build.extents(self._steps), lambda at: step(at, at))
+            body = [each(clear), sums, store]
         else:
-            body = block.around(total, column, each, step, store)
+
+            def line(k: Any) -> tirx.Stmt:
+                within = build.extents(self._inner)
+                places = lambda rest: self._places(block.begin, [k, *rest])  # noqa: E731
+                return build.nest(within, lambda rest: step(places(rest), [k, *rest]))
+
+            body = block.around(total, column, each, line, store)
         return build.scope([total], build.sequence(body), "tile")
 
     def _add(
@@ -210,20 +236,20 @@ class Writer:
         row: Any,
         tile: Any,
         column: Any,
-        block: Block | None,
+        spot: list[Any],
     ) -> tirx.Stmt:
         """One step of the sums of the tile that begins at `row` and `column`."""
         form = self._form
 
         def add(i: Any, j: Any) -> tirx.Stmt:
             left = kernel.substitute(form.left, values | build.split(form.rows, row + i))
-            right = self._load(values, tile, column + j, block)
+            right = self._load(values, tile, column + j, spot)
             return tirx.BufferStore(total, total[i, j] + left * right, [i, j])
 
         height, width = (int(size) for size in total.shape)
         return cells(height, width, self._tiling.lanes, add)
 
-    def _load(self, values: dict[Any, Any], tile: Any, column: Any, block: Block | None) -> Any:
+    def _load(self, values: dict[Any, Any], tile: Any, column: Any, spot: list[Any]) -> Any:
         form = self._form
         if form.packed:
             steps = [kernel.substitute(index, values) for index in form.right.indices[1:-1]]
@@ -231,8 +257,7 @@ class Writer:
         if self._panel is None:
             at = build.split(form.columns, tile * self._tiling.columns + column)
             return kernel.substitute(form.right, values | at)
-        steps = [values[axis.var] - (block.begin if block else 0) for axis in self._steps]
-        return tirx.BufferLoad(self._panel, [*steps, column])
+        return tirx.BufferLoad(self._panel, [*spot, column])
 
     def _kind(self) -> str:
         turns = [*build.extents(self._form.outer), *build.extents(self._steps)]

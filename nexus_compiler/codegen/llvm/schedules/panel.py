@@ -6,7 +6,7 @@ panel of their own, which stays in the second cache whatever the pitch of the op
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import tirx
@@ -24,8 +24,8 @@ def fill(
     tiling: Tiling,
     values: dict[Any, Any],
     tile: Any,
-    begin: Any,
     turns: Sequence[Any],
+    places: Callable[[Sequence[Any]], list[Any]],
 ) -> tirx.Stmt:
     """Copy tile number `tile` of the columns to `panel`[steps, column].
 
@@ -35,15 +35,14 @@ def fill(
         tiling: of the product.
         values: of the outer axes.
         tile: number of the tile.
-        begin: the first step, where there is one axis of steps.
-        turns: how many steps, axis by axis.
+        turns: how many steps, axis by axis of the panel.
+        places: the values of the axes of steps for a place in the panel.
     """
     steps, columns = form.stage.reduced, build.product(build.extents(form.columns))
 
     def copy(at: Sequence[Any], offset: Any) -> tirx.Stmt:
-        place = [begin + at[0]] if len(steps) == 1 else list(at)
         own = values | build.split(form.columns, tile * tiling.columns + offset)
-        element = kernel.substitute(form.right, own | build.bind(steps, place))
+        element = kernel.substitute(form.right, own | build.bind(steps, places(at)))
         return tirx.BufferStore(panel, element, [*at, offset])
 
     def write(width: int) -> tirx.Stmt:

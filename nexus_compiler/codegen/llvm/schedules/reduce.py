@@ -35,9 +35,17 @@ def lane_axis(stage: Stage) -> tirx.IterVar | None:
         if size < max(sizes):
             continue
         for axis in reversed(stage.spatial):
-            if axis.var.same_as(load.indices[-1]):
+            if _in_order(load.indices[-1], axis.var):
                 return axis
     return None
+
+
+def _in_order(index: Any, variable: tirx.Var) -> bool:
+    """Whether `index` is `variable`, or something that does not depend on it and `variable`."""
+    if isinstance(index, tirx.Add):
+        places = [variable in kernel.variables(part) for part in (index.a, index.b)]
+        return sum(places) == 1 and _in_order(index.a if places[0] else index.b, variable)
+    return variable.same_as(index)
 
 
 def is_window(stage: Stage) -> bool:

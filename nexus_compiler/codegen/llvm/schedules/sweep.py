@@ -73,10 +73,25 @@ def recognise(kernel_: Kernel) -> Sweep | None:
     value = _inlined(stage.store.value, pads)
     if build.known(channel.dom.extent) is None or not _in_lanes(stage, value, channel.var):
         return None
+    if _is_product(stage, value, pixel.var, channel.var):
+        return None
     borders = tuple(guards(value))
     if any(channel.var in kernel.variables(guard) for guard in borders):
         return None
     return Sweep(placement, value, borders, tuple(outer), pixel, channel)
+
+
+def _is_product(stage: Stage, value: Any, row: tirx.Var, column: tirx.Var) -> bool:
+    """Whether each operand knows rows or columns only, and no window moves along the rows."""
+    own, reduced = stage.store.buffer, {axis.var for axis in stage.reduced}
+    found = [load for load in kernel.loads(value) if not load.source.same_as(own)]
+    known = [kernel.variables(list(load.indices)) & {row, column} for load in found]
+    moves = any(
+        row in (names := kernel.variables(index)) and names & reduced
+        for load in found
+        for index in load.indices
+    )
+    return len(found) == 2 and {row} in known and {column} in known and not moves
 
 
 def _inlined(value: Any, pads: Sequence[Stage]) -> Any:
