@@ -17,9 +17,10 @@ import hashlib
 import io
 import itertools
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -52,6 +53,7 @@ class MemberDelta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         data: the delta's own member for it, or "".
         patch: the old member that `data` is a bsdiff of, or "".
+        patch_sha256: SHA-256 of that bsdiff.
         pieces: what it is put together from, where it is no patch.
     """
 
@@ -60,6 +62,7 @@ class MemberDelta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str
     data: str = ""
     patch: str = ""
+    patch_sha256: str = ""
     pieces: tuple[Piece, ...] = ()
 
 
@@ -82,9 +85,11 @@ def make(old: Path, new: Path) -> bytes:
     """
     for path in (old, new):
         Artifact.open(path)
-    before, after = _members(old), _members(new)
-    whole = new.read_bytes()
-    if archive.to_bytes(after) != whole:
+    before, after = archive.mapped(old), archive.mapped(new)
+    with tempfile.TemporaryFile() as again:
+        archive.write(again, ((name, len(data), [data]) for name, data in after.items()))
+        size, sha256 = again.tell(), _file_sha(again)
+    if sha256 != _path_sha(new):
         raise ArtifactError(
             f"{new} is laid out as this release does not do it", hint="compile it again"
         )
@@ -95,11 +100,14 @@ def make(old: Path, new: Path) -> bytes:
         format=FORMAT,
         version=VERSION,
         old={name: _sha(before[name]) for name in sorted(used - {""})},
-        sha256=_sha(whole),
-        size=len(whole),
+        sha256=sha256,
+        size=size,
         members=members,
     )
-    return archive.to_bytes({HEAD: msgspec.json.encode(head), **maker.data})
+    own = {HEAD: msgspec.json.encode(head), **maker.data}
+    buffer = io.BytesIO()
+    archive.write(buffer, ((name, len(data), [data]) for name, data in own.items()))
+    return buffer.getvalue()
 
 
 def apply(old: Path, delta: Path, output: Path) -> Path:
@@ -108,25 +116,28 @@ def apply(old: Path, delta: Path, output: Path) -> Path:
     Raises:
         ArtifactError: one of them cannot be read or is damaged, or the delta is from another `old`.
     """
-    own = _members(delta)
+    own, before = archive.mapped(delta), archive.mapped(old)
     head = _head(own, str(delta))
-    before = _members(old)
     for name, sha in head.old.items():
         if _sha(before.get(name, b"")) != sha:
             raise ArtifactError(
                 f"{delta} is no delta of {old}: {name} is another",
                 hint="fetch the delta from the version that is installed, or the whole artifact",
             )
-    after = {member.name: _built(member, before, own, str(delta)) for member in head.members}
-    data = archive.to_bytes(after)
-    if len(data) != head.size or _sha(data) != head.sha256:
-        raise ArtifactError(f"{delta} does not give the artifact that it promises")
-    return files.write_atomically(output, data)
+    origin = str(delta)
+    with files.atomically(output) as file:
+        archive.write(
+            file, ((m.name, m.size, _built(m, before, own, origin)) for m in head.members)
+        )
+        if file.tell() != head.size or _file_sha(file) != head.sha256:
+            raise ArtifactError(f"{delta} does not give the artifact that it promises")
+    return output
 
 
-def _head(own: Mapping[str, bytes], origin: str) -> Delta:
+def _head(own: Mapping[str, memoryview], origin: str) -> Delta:
     try:
-        said = json.loads(own.get(HEAD, b"{}"))
+        data = bytes(own.get(HEAD, b"{}"))
+        said = json.loads(data)
         if not isinstance(said, dict) or said.get("format") != FORMAT:
             raise ArtifactError(f"{origin} is no delta", hint="`nexusc delta OLD NEW` makes one")
         if said.get("version") != VERSION:
@@ -134,45 +145,57 @@ def _head(own: Mapping[str, bytes], origin: str) -> Delta:
                 f"{origin} is of version {said.get('version')}, this release reads {VERSION}",
                 hint="update this release, or make the delta again",
             )
-        return msgspec.json.decode(own[HEAD], type=Delta)
+        return msgspec.json.decode(data, type=Delta)
     except (ValueError, msgspec.DecodeError) as error:
         raise ArtifactError(f"{origin}: its head is damaged: {error}") from error
 
 
 def _built(
-    member: MemberDelta, before: Mapping[str, bytes], own: Mapping[str, bytes], origin: str
-) -> bytes:
+    member: MemberDelta,
+    before: Mapping[str, memoryview],
+    own: Mapping[str, memoryview],
+    origin: str,
+) -> Iterator[bytes | memoryview]:
+    """The bytes of a member in pieces; raises at the end if they are not what was promised."""
+    state, size = hashlib.sha256(), 0
     try:
-        if member.patch:
-            data = _patched(before[member.patch], own[member.data], member.size)
-        else:
-            data = b"".join(_pieces(member, before, own))
-    except (KeyError, ValueError) as error:
+        for piece in (
+            _patched(member, before, own) if member.patch else _pieces(member, before, own)
+        ):
+            state.update(piece)
+            size += len(piece)
+            if size > member.size:
+                break
+            yield piece
+    except (KeyError, ValueError, OSError) as error:  # OSError is bz2's
         raise ArtifactError(f"{origin}: {member.name} cannot be made: {error}") from error
-    if len(data) != member.size or _sha(data) != member.sha256:
+    if size != member.size or state.hexdigest() != member.sha256:
         raise ArtifactError(
             f"{origin}: {member.name} comes out other than promised", hint="fetch the delta again"
         )
-    return data
 
 
 def _pieces(
-    member: MemberDelta, before: Mapping[str, bytes], own: Mapping[str, bytes]
+    member: MemberDelta, before: Mapping[str, memoryview], own: Mapping[str, memoryview]
 ) -> Iterator[memoryview]:
-    mine, place = memoryview(own.get(member.data, b"")), 0
+    place = 0
     for piece in member.pieces:
         if piece.source:
-            yield memoryview(before[piece.source])[piece.offset : piece.offset + piece.size]
+            yield before[piece.source][piece.offset : piece.offset + piece.size]
         else:
-            yield mine[place : place + piece.size]
+            yield own[member.data][place : place + piece.size]
             place += piece.size
 
 
-def _patched(old: bytes, patch: bytes, size: int) -> bytes:
+def _patched(
+    member: MemberDelta, before: Mapping[str, memoryview], own: Mapping[str, memoryview]
+) -> Iterator[bytes]:
+    patch = bytes(own[member.data])
     # The patch says itself how much memory it takes: not more than was announced.
-    if patch[:8] != b"BSDIFF40" or int.from_bytes(patch[24:32], "little") != size:
+    fits = patch[:8] == b"BSDIFF40" and int.from_bytes(patch[24:32], "little") == member.size
+    if not fits or _sha(patch) != member.patch_sha256:
         raise ValueError("the patch is damaged")
-    return _bsdiff().patch(old, patch)
+    yield _bsdiff().patch(bytes(before[member.patch]), patch)
 
 
 def _bsdiff() -> Any:
@@ -188,7 +211,7 @@ def _bsdiff() -> Any:
 class _Maker:
     """Turns members of a new artifact into what is not in the old one."""
 
-    def __init__(self, before: Mapping[str, bytes]) -> None:
+    def __init__(self, before: Mapping[str, memoryview]) -> None:
         self.data: dict[str, bytes] = {}
         self._before = before
         self._known: dict[bytes, Piece] = {}
@@ -198,18 +221,19 @@ class _Maker:
                     hashlib.sha256(chunk).digest(), Piece(name, offset, len(chunk))
                 )
 
-    def member(self, name: str, data: bytes) -> MemberDelta:
+    def member(self, name: str, data: memoryview) -> MemberDelta:
         old = self._before.get(name)
         small = old is not None and max(len(old), len(data)) <= _LARGEST_PATCHED
         if old is not None and old != data and small and not _is_tensors(name):
-            patch = _bsdiff().diff(old, data)
-            return MemberDelta(name, len(data), _sha(data), self._add(patch), patch=name)
+            patch = _bsdiff().diff(bytes(old), bytes(data))
+            added = self._add(patch)
+            return MemberDelta(name, len(data), _sha(data), added, name, _sha(patch))
         pieces, own = self._split(name, data)
         return MemberDelta(
             name, len(data), _sha(data), self._add(own) if own else "", pieces=tuple(pieces)
         )
 
-    def _split(self, name: str, data: bytes) -> tuple[list[Piece], bytes]:
+    def _split(self, name: str, data: memoryview) -> tuple[list[Piece], bytes]:
         if self._before.get(name) == data:
             return [Piece(name, 0, len(data))], b""
         pieces: list[Piece] = []
@@ -236,20 +260,19 @@ def _follows(last: Piece, piece: Piece) -> bool:
     return not piece.source or last.offset + last.size == piece.offset
 
 
-def _chunks(data: bytes, tensors: bool) -> Iterator[tuple[int, memoryview]]:
-    """`data` in pieces of at most 64 KiB, which begin anew at every tensor."""
-    view = memoryview(data)
-    borders = sorted({0, len(data), *(_borders(data) if tensors else ())})
+def _chunks(view: memoryview, tensors: bool) -> Iterator[tuple[int, memoryview]]:
+    """Pieces of at most 64 KiB, which begin anew at every tensor, and where they stand."""
+    borders = sorted({0, len(view), *(_borders(view) if tensors else ())})
     for begin, end in itertools.pairwise(borders):
         for offset in range(begin, end, _CHUNK):
             yield offset, view[offset : min(offset + _CHUNK, end)]
 
 
-def _borders(data: bytes) -> Iterator[int]:
+def _borders(data: memoryview) -> Iterator[int]:
     """Where the tensors of a safetensors file begin and end."""
     start = 8 + int.from_bytes(data[:8], "little")
     yield start
-    for name, tensor in json.loads(data[8:start]).items():
+    for name, tensor in json.loads(bytes(data[8:start])).items():
         if name != "__metadata__":
             yield from (start + offset for offset in tensor["data_offsets"])
 
@@ -258,12 +281,18 @@ def _is_tensors(name: str) -> bool:
     return name.endswith(".safetensors")
 
 
-def _members(path: Path) -> dict[str, bytes]:
-    try:
-        return archive.read(io.BytesIO(path.read_bytes()), str(path))
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _sha(data: bytes) -> str:
+def _sha(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _path_sha(path: Path) -> str:
+    with path.open("rb") as file:
+        return _file_sha(file)
+
+
+def _file_sha(file: IO[bytes]) -> str:
+    file.seek(0)
+    state = hashlib.sha256()
+    while block := file.read(1 << 20):
+        state.update(block)
+    return state.hexdigest()

@@ -30,16 +30,16 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> Path:
 
 @contextlib.contextmanager
 def atomically(path: Path, *, durable: bool = True) -> Generator[IO[bytes]]:
-    """A file to write to, which becomes `path` when all went well, and nothing otherwise.
+    """A file to write and read, which becomes `path` when all went well, and nothing otherwise.
 
     For `durable` see `write_atomically`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
     # Not tempfile: its files are for the owner only, and the mode would outlive the rename.
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "w+b") as file:
             yield file
             file.flush()
             if durable:
