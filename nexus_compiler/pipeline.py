@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import hashlib
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from tvm import IRModule
 
 from nexus_compiler import targets as target_table
+from nexus_compiler.build import CompileOptions, Progress, build_target
 from nexus_compiler.codegen import package
-from nexus_compiler.codegen.door import Plan, Room, Unit, room_for
+from nexus_compiler.codegen.door import Room, room_for
 from nexus_compiler.frontend import capture
 from nexus_compiler.frontend.graph import CapturedGraph
-from nexus_compiler.ir.fingerprint import Fingerprint
 from nexus_compiler.passes import base, pipelines
 from nexus_compiler.passes.weights import DONATED, INPUTS
-from nexus_compiler.store.door import OBJECTS, Store
-from nexus_compiler.store.opening import default_store
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime.artifact import Artifact
 from nexus_runtime.errors import TargetError
-from nexus_runtime.work import Work
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
-
-
-@dataclass(frozen=True)
-class CompileOptions:
-    """How to compile. None of these changes the artifact.
-
-    Attributes:
-        store: where objects are kept; by default the user's cache directory, and behind it what
-            NEXUS_STORE names.
-        jobs: objects that are built at once; by default one a core.
-        hooks: called after every pass (dump, time, verify).
-        progress: told how far the build is.
-    """
-
-    store: Store = field(default_factory=default_store)
-    jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    hooks: Sequence[base.Hook] = ()
-    progress: Progress = lambda what, done, total: None
+__all__ = ["CompileOptions", "Progress", "compile"]
 
 
 def compile(
@@ -89,7 +64,7 @@ def compile(
     )
     options.progress("capture", 1, 1)
     module = base.run(_marked(graph), pipelines.common(), options.hooks)
-    built = [_build_target(module, graph, target, room, options) for target, room in rooms]
+    built = [build_target(module, graph.signature, target, room, options) for target, room in rooms]
     return package.assemble(graph, module, built, flags=_flags(targets, shapes, constants))
 
 
@@ -128,57 +103,3 @@ def _prepare(name: str) -> tuple[TargetSpec, Room]:
     target = target_table.load(name)
     room = room_for(target)
     return room.resolve(target), room
-
-
-def _build_target(
-    module: IRModule, graph: CapturedGraph, target: TargetSpec, room: Room, options: CompileOptions
-) -> package.BuiltModule:
-    passes = room.pipeline(target)
-    lowered = base.run(module, passes, options.hooks)
-    plan = room.cut(lowered, graph.signature, target)
-    factors = (*room.versions, *target.factors())
-    objects = _build_units(plan, target, room, factors, options)
-    return package.BuiltModule(
-        target=target,
-        room=room,
-        data=room.link(plan, {name: data for name, (data, _) in objects.items()}, target),
-        objects={name: (key, len(data)) for name, (data, key) in objects.items()},
-        factors=(*factors, *base.factors((*pipelines.common(), *passes))),
-        work=_work(plan),
-    )
-
-
-def _work(plan: Plan) -> Work | None:
-    """What the kernels of `plan` compute; None where its room makes none."""
-    kernels = {unit.name: unit.kernel for unit in plan.units if unit.kernel is not None}
-    return Work(kernels, dict(plan.memory)) if kernels else None
-
-
-def _build_units(
-    plan: Plan,
-    target: TargetSpec,
-    room: Room,
-    factors: tuple[tuple[str, str], ...],
-    options: CompileOptions,
-) -> dict[str, tuple[bytes, str]]:
-    """Objects and their keys by unit name, from the store or built on `options.jobs` threads.
-
-    The passes are no factor here: a unit's content is what they made, so that a change of a pass
-    that leaves a kernel as it was rebuilds nothing.
-    """
-
-    def build(unit: Unit) -> tuple[str, bytes, str]:
-        key = Fingerprint((("content", unit.content.decode()), *factors))
-        data, _ = options.store.get_or_build(OBJECTS, key, lambda: room.build(unit, target))
-        return unit.name, data, key.digest
-
-    what, total = f"build {target.name}", len(plan.units)
-    found: dict[str, tuple[bytes, str]] = {}
-    options.progress(what, 0, total)
-    with concurrent.futures.ThreadPoolExecutor(max(1, options.jobs)) as pool:
-        futures = [pool.submit(build, unit) for unit in plan.units]
-        for future in concurrent.futures.as_completed(futures):
-            name, data, key = future.result()
-            found[name] = (data, key)
-            options.progress(what, len(found), total)
-    return found

@@ -15,11 +15,13 @@ from typing import Any, Protocol
 import numpy as np
 from tvm import IRModule
 
+from nexus_compiler.codegen.kernels import Kernel
 from nexus_compiler.passes.base import Pass
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime.errors import TargetError, nearest
 from nexus_runtime.signature import FunctionSpec, Signature
-from nexus_runtime.work import Kernel, Memory
+from nexus_runtime.work import Kernel as Work
+from nexus_runtime.work import Memory
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Unit:
     name: str
     content: bytes
     payload: Any
-    kernel: Kernel | None = None
+    kernel: Work | None = None
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,29 @@ class Room(Protocol):
         """What building and checking for `target` needs here; `found` is "" where it is missing."""
         ...
 
-    def pipeline(self, target: TargetSpec) -> Sequence[Pass]:
-        """The passes after the common ones."""
+    def graph_passes(self, target: TargetSpec) -> Sequence[Pass]:
+        """The passes over whole graphs, after the common ones."""
         ...
 
-    def cut(self, module: IRModule, signature: Signature, target: TargetSpec) -> Plan:
-        """Cut a module that went through `pipeline` into units."""
+    def region_passes(self, target: TargetSpec) -> Sequence[Pass]:
+        """The passes that turn one region into calls of kernels.
+
+        A room without any takes functions whole; graphs are not cut into regions for it.
+        """
+        ...
+
+    def describe(self, kernel: Any, label: str) -> Work:
+        """What a kernel that `region_passes` made computes; `label` is what TVM called it."""
+        ...
+
+    def cut(
+        self,
+        module: IRModule,
+        signature: Signature,
+        target: TargetSpec,
+        kernels: Mapping[str, Kernel],
+    ) -> Plan:
+        """Cut a module into units; `kernels` are those that it calls, by name."""
         ...
 
     def build(self, unit: Unit, target: TargetSpec) -> bytes:

@@ -16,6 +16,7 @@ from tvm.relax.analysis import post_order_visit
 from nexus_compiler.codegen.door import Room
 from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_compiler.ir import canonical
+from nexus_compiler.passes.regions import Outlined
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime import artifact, manifest
 from nexus_runtime.artifact import Artifact
@@ -29,6 +30,7 @@ class BuiltModule:
     Attributes:
         objects: key in the store and size in bytes, by the object's name.
         factors: everything that the module follows from, but for the graph.
+        regions: the graph cut into regions, where the room takes them.
         work: what its kernels compute, where the room tells.
     """
 
@@ -37,6 +39,7 @@ class BuiltModule:
     data: bytes
     objects: dict[str, tuple[str, int]]
     factors: tuple[tuple[str, str], ...]
+    regions: Outlined
     work: Work | None = None
 
 

@@ -12,6 +12,7 @@ the weights as the model has them, so that they can be replaced or trained witho
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,9 +20,9 @@ import tvm
 from tvm import IRModule, relax
 
 from nexus_compiler.passes.base import Pass
-from nexus_compiler.passes.weights import INPUTS, bindings_of, partition, weights_of
+from nexus_compiler.passes.weights import INPUTS, PREPARE, bindings_of, partition, weights_of
 
-PREPARE, RUN = "__prepare", "__run"
+RUN = "__run"
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,85 @@ class PrepareWeights(Pass):
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite the module; functions in which nothing follows from the weights stay whole."""
         updated = IRModule(dict(module.functions.items()), attrs=module.attrs)
+        layers = _layers(module)
+        for variable in layers:
+            _split(updated, str(variable.name_hint), module[variable])
+        halves = {v: _halves(updated, v) for v in layers}
         for variable, function in module.functions.items():
-            if isinstance(function, relax.Function) and INPUTS in (function.attrs or {}):
-                _split(updated, str(variable.name_hint), function)
+            if _is_split(function) and variable not in halves:
+                _split(updated, str(variable.name_hint), _through_halves(function, halves))
+        for variable, found in halves.items():
+            if found:
+                del updated[variable]
         return relax.transform.CanonicalizeBindings()(updated)
+
+
+def _is_split(function: tvm.ir.BaseFunc) -> bool:
+    return isinstance(function, relax.Function) and INPUTS in (function.attrs or {})
+
+
+Halves = tuple[tvm.ir.GlobalVar, int, tvm.ir.GlobalVar]
+"""What prepares, how many tensors that gives, and what runs."""
+
+
+def _layers(module: IRModule) -> list[tvm.ir.GlobalVar]:
+    """Functions with weights that others call: what runs once in them, runs once in their callers.
+
+    Layers call no layers.
+    """
+    called: dict[tvm.ir.GlobalVar, None] = {}
+    for function in module.functions.values():
+        for binding in (_is_split(function) and bindings_of(function)) or ():
+            callee = getattr(binding.value, "op", None)
+            if isinstance(callee, tvm.ir.GlobalVar) and _is_split(module[callee]):
+                called[callee] = None
+    return list(called)
+
+
+def _halves(module: IRModule, variable: tvm.ir.GlobalVar) -> Halves | None:
+    names = {str(v.name_hint): v for v in module.functions}
+    prepare = names.get(variable.name_hint + PREPARE)
+    if prepare is None:
+        return None
+    return prepare, len(module[prepare].ret_ty.fields), names[variable.name_hint + RUN]
+
+
+def _through_halves(
+    function: relax.Function, halves: Mapping[tvm.ir.GlobalVar, Halves | None]
+) -> relax.Function:
+    """`function` with calls of both halves of a layer instead of calls of the layer."""
+    if bindings_of(function) is None or not any(halves.values()):
+        return function
+
+    def through(binding: relax.Binding) -> list[relax.Binding]:
+        found = halves.get(getattr(binding.value, "op", None))
+        if found is None:
+            return [binding]
+        prepare, count, run = found
+        arguments = list(binding.value.args)
+        weights = arguments[len(arguments) - _weights_of(prepare) :]
+        prepared = _variable("prepared", relax.Call(prepare, weights), prepare.ty.ret)
+        parts = [
+            _variable("part", relax.TupleGetItem(prepared.var, i), prepared.var.ty.fields[i])
+            for i in range(count)
+        ]
+        call = relax.Call(run, [*arguments, *(part.var for part in parts)])
+        relax.expr._update_type(call, binding.var.ty)
+        return [prepared, *parts, relax.VarBinding(binding.var, call)]
+
+    body = _with_bindings(function, through)
+    return relax.Function(function.params, body, function.ret_ty, True, function.attrs)
+
+
+def _weights_of(prepare: tvm.ir.GlobalVar) -> int:
+    return len(prepare.ty.params)
+
+
+def _variable(name: str, value: relax.Expr, ty: tvm.ir.Type) -> relax.VarBinding:
+    if isinstance(value, relax.Call):
+        # What follows from weights alone has no open sizes: the callee's type is the call's.
+        relax.expr._update_type(value, ty)
+    return relax.VarBinding(relax.DataflowVar(name, ty), value)
 
 
 def _split(module: IRModule, name: str, function: relax.Function) -> None:
@@ -50,26 +126,39 @@ def _split(module: IRModule, name: str, function: relax.Function) -> None:
         return
     result = relax.Var("prepared", relax.TupleType([variable.ty for variable in prepared]))
     pack = relax.VarBinding(result, relax.Tuple(prepared))
-    prepare = _add(module, name + PREPARE, _function(weights, [*early, pack], result))
+    body = relax.SeqExpr([relax.DataflowBlock([*early, pack])], result)
+    prepare = _add(module, name + PREPARE, _function(weights, body, result.ty))
     fresh = [relax.Var(variable.name, variable.ty) for variable in prepared]
-    entry = [relax.VarBinding(old, new) for old, new in zip(prepared, fresh)]
-    params = [*inputs, *weights, *fresh]
-    later = _function(params, [*entry, *late], function.body.body).with_attr(INPUTS, len(inputs))
-    run = _add(module, name + RUN, later)
+    gone = {binding.var for binding in early}
+    kept = _with_bindings(function, lambda binding: [] if binding.var in gone else [binding])
+    # Variables of a dataflow block cannot be parameters.
+    open_ = relax.Function([*prepared], kept, function.ret_ty)
+    body = open_.bind_params(dict(zip(prepared, fresh))).body
+    later = _function([*inputs, *weights, *fresh], body, function.ret_ty)
+    run = _add(module, name + RUN, later.with_attr(INPUTS, len(inputs)))
     _call_both(module, name, function, (prepare, len(prepared)), run)
 
 
-def _crossing(early: list[relax.VarBinding], late: list[relax.VarBinding]) -> list[relax.Var]:
+def _crossing(early: list[relax.Binding], late: list[relax.Binding]) -> list[relax.Var]:
     used = {variable for binding in late for variable in relax.analysis.free_vars(binding.value)}
     return [binding.var for binding in early if binding.var in used]
 
 
-def _function(
-    params: list[relax.Var], bindings: list[relax.VarBinding], result: relax.Var
-) -> relax.Function:
-    body = relax.SeqExpr([relax.DataflowBlock(bindings)], result)
+def _with_bindings(
+    function: relax.Function, replace: Callable[[relax.Binding], list[relax.Binding]]
+) -> relax.SeqExpr:
+    """The body of `function` with others in place of each binding; its blocks stay."""
+    blocks: list[relax.BindingBlock] = []
+    for block in function.body.blocks:
+        made = [new for binding in block.bindings for new in replace(binding)]
+        kind = relax.DataflowBlock if isinstance(block, relax.DataflowBlock) else relax.BindingBlock
+        blocks.append(kind(made))
+    return relax.SeqExpr(blocks, function.body.body)
+
+
+def _function(params: list[relax.Var], body: relax.SeqExpr, result: tvm.ir.Type) -> relax.Function:
     # Each function needs variables of its own.
-    return relax.utils.copy_with_new_vars(relax.Function(params, body, result.ty))
+    return relax.utils.copy_with_new_vars(relax.Function(params, body, result))
 
 
 def _add(module: IRModule, name: str, function: relax.Function) -> tvm.ir.GlobalVar:

@@ -5,26 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tvm import relax
-from tvm.ir import Op
+from tvm.ir import GlobalVar, Op
 
-INPUTS = "nexus.inputs"
-"""The attribute of a function that tells how many of its parameters are inputs; weights follow."""
+from nexus_compiler.ir.region import INPUTS
 
 DONATED = "nexus.donated"
 """The attribute that tells, output by output, which parameter's memory it may take; -1 for none."""
 
+PREPARE = "__prepare"
+"""Ending of the name of a function that computes what follows from weights alone."""
 
-def bindings_of(function: relax.Function) -> list[relax.VarBinding] | None:
+
+def bindings_of(function: relax.Function) -> list[relax.Binding] | None:
     """The bindings of `function`; None where it has control flow: what it calls is looked at alone.
 
     Also None where it does not say which of its parameters are weights.
     """
+    if INPUTS not in (function.attrs or {}) or not isinstance(function.body, relax.SeqExpr):
+        return None
     blocks = function.body.blocks
-    if INPUTS not in (function.attrs or {}):
+    if not blocks or not all(_is_straight(block) for block in blocks):
         return None
-    if len(blocks) != 1 or not isinstance(blocks[0], relax.DataflowBlock):
-        return None
-    return list(blocks[0].bindings)
+    return [binding for block in blocks for binding in block.bindings]
+
+
+def _is_straight(block: relax.BindingBlock) -> bool:
+    # `fence` leaves matches in blocks of their own.
+    return isinstance(block, relax.DataflowBlock) or all(
+        isinstance(binding, relax.MatchCast) for binding in block.bindings
+    )
 
 
 def weights_of(function: relax.Function) -> list[relax.Var]:
@@ -33,12 +42,12 @@ def weights_of(function: relax.Function) -> list[relax.Var]:
 
 
 def partition(
-    bindings: Sequence[relax.VarBinding], weights: Sequence[relax.Var]
-) -> tuple[list[relax.VarBinding], list[relax.VarBinding]]:
+    bindings: Sequence[relax.Binding], weights: Sequence[relax.Var]
+) -> tuple[list[relax.Binding], list[relax.Binding]]:
     """Bindings that follow from `weights` alone, and the others; the last is always among those."""
     known = set(weights)
-    early: list[relax.VarBinding] = []
-    late: list[relax.VarBinding] = []
+    early: list[relax.Binding] = []
+    late: list[relax.Binding] = []
     for binding in bindings[:-1]:
         if _follows(binding, known):
             known.add(binding.var)
@@ -48,12 +57,22 @@ def partition(
     return early, [*late, bindings[-1]]
 
 
-def _follows(binding: relax.VarBinding, known: set[relax.Var]) -> bool:
+def _follows(binding: relax.Binding, known: set[relax.Var]) -> bool:
+    if not isinstance(binding, relax.VarBinding):
+        return False
     value = binding.value
-    if not isinstance(value, relax.Call) or not isinstance(value.op, Op):
+    if isinstance(value, relax.TupleGetItem):
+        return all(variable in known for variable in relax.analysis.free_vars(value))
+    if not isinstance(value, relax.Call):
+        return False
+    if not isinstance(value.op, Op) and not _prepares(value.op):
         return False
     variables = relax.analysis.free_vars(value)
     if not len(variables) or not all(variable in known for variable in variables):
         return False
     # A size that the inputs decide is not known yet when weights are loaded.
     return not len(relax.analysis.tir_vars_in_type(binding.var.ty))
+
+
+def _prepares(callee: relax.Expr) -> bool:
+    return isinstance(callee, GlobalVar) and str(callee.name_hint).endswith(PREPARE)

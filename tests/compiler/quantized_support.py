@@ -48,7 +48,9 @@ class Built:
         module = tvm.IRModule(dict(self.graph.module.functions.items()))
         marked = module["main"].with_attr(INPUTS, len(self.main.inputs))
         module.update_func(module.get_global_var("main"), marked)
-        self.module = base.run(module, (*pipelines.common(), *LlvmRoom().pipeline(spec)))
+        room = LlvmRoom()
+        passes = (*pipelines.common(), *room.graph_passes(spec), *room.region_passes(spec))
+        self.module = base.run(module, passes)
         built = relax.build(self.module, tvm_target(spec))
         self._machine = relax.VirtualMachine(built, tvm.cpu())
 

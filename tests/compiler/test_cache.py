@@ -16,7 +16,7 @@ from tvm.script import tirx as T
 
 from nexus_compiler import targets
 from nexus_compiler.cli.main import _run
-from nexus_compiler.codegen.door import Unit, room_for
+from nexus_compiler.codegen.door import room_for
 from nexus_compiler.codegen.llvm.room import LlvmRoom
 from nexus_compiler.ir import canonical
 from nexus_compiler.ir.fingerprint import Fingerprint
@@ -52,8 +52,9 @@ def build(store: LocalStore, kernel: tvm.tirx.PrimFunc) -> Fingerprint:
     target = targets.load(TARGET)
     room = room_for(target)
     content = canonical.digest(kernel)
-    store.put(KERNELS, Fingerprint((("content", content),)), tvm.ir.save_json(kernel).encode())
-    unit = Unit(f"k_{content[:32]}", content.encode(), kernel)
+    text = tvm.ir.save_json(kernel).encode()
+    store.put(KERNELS, Fingerprint((("content", content),)), text)
+    unit = room.revive(content, text)
     key = Fingerprint((("content", content), *room.versions, *target.factors()))
     store.get_or_build(OBJECTS, key, lambda: room.build(unit, target))
     return key

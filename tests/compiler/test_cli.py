@@ -233,7 +233,7 @@ def test_dumped_ir_is_one_file_a_pass(cli: Cli, built: Path) -> None:
     assert status == 0, err
     names = sorted(path.name for path in (built.parent / "ir").iterdir())
     assert names[:2] == ["00-unify_sizes.py", "01-simplify.py"]
-    assert names[-1].endswith("-schedule.py")
+    assert any(name.endswith("-schedule.py") for name in names)
     assert "R.matmul" in (built.parent / "ir" / names[0]).read_text()
 
 

@@ -37,7 +37,8 @@ def families(graph: CapturedGraph, target: str) -> dict[str, str]:
     """The family of each kernel by its operators; nothing is built."""
     spec = targets.load(target)
     module = base.run(graph.module, pipelines.common())
-    module = base.run(module, room_for(spec).pipeline(spec))
+    room = room_for(spec)
+    module = base.run(module, (*room.graph_passes(spec), *room.region_passes(spec)))
     told = [
         work.describe(function, str(variable.name_hint))
         for variable, function in module.functions.items()

@@ -20,8 +20,9 @@ def host(module: IRModule, inputs: int) -> IRModule:
     target = room.resolve(targets.load("native"))
     main = module.get_global_var("main")
     module.update_func(main, module[main].with_attr(INPUTS, inputs))
-    lowered = base.run(module, (*pipelines.common(), *room.pipeline(target)), ())
-    return lower.to_host_and_kernels(lowered, tvm_target(target)).host
+    passes = (*room.graph_passes(target), *room.region_passes(target))
+    lowered = base.run(module, (*pipelines.common(), *passes), ())
+    return lower.to_host_and_kernels(lowered, tvm_target(target), {}).host
 
 
 def checked(program: IRModule, name: str) -> dict[str, list[str]]:

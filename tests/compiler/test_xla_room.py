@@ -89,9 +89,9 @@ def renamed() -> Program:
 def tidied(program: Program) -> bytes:
     spec_room = room_for(TARGET)
     module = tvm.IRModule({program.name: program.function})
-    for step in (*pipelines.common(), *spec_room.pipeline(TARGET)):
+    for step in (*pipelines.common(), *spec_room.graph_passes(TARGET)):
         module = step.apply(module)
-    (unit,) = spec_room.cut(module, signature_of(program.name), TARGET).units
+    (unit,) = spec_room.cut(module, signature_of(program.name), TARGET, {}).units
     return unit.content
 
 
@@ -226,7 +226,7 @@ def test_options_of_targets_are_checked() -> None:
     module, signature = module_of({"main": case(square, floats(2))}), signature_of("main")
     for options, words in (({}, "no platforms"), ({"platforms": ["cpu"], "precision": "x"}, "'x'")):
         with pytest.raises(TargetError, match=words):
-            room.cut(module, signature, msgspec.structs.replace(TARGET, options=options))
+            room.cut(module, signature, msgspec.structs.replace(TARGET, options=options), {})
     with pytest.raises(TargetError, match="no emulator"):
         room.emulate(b"", None, [], TARGET)  # type: ignore[arg-type]
 
@@ -240,7 +240,7 @@ def test_requirements_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_units_are_named_by_their_content() -> None:
     room = room_for(TARGET)
-    plan = room.cut(module_of({"main": case(square, floats(2))}), signature_of("main"), TARGET)
+    plan = room.cut(module_of({"main": case(square, floats(2))}), signature_of("main"), TARGET, {})
     (unit,) = plan.units
     assert unit.name == f"xla_{hashlib.sha256(unit.content).hexdigest()[:32]}"
     assert plan.host == {"main": unit.name}

@@ -111,7 +111,7 @@ def build(module: IRModule, *names: str, target: str = "xla-cpu") -> bytes:
     room = room_for(spec)
     spec = room.resolve(spec)
     signature = signature_of(*names)
-    plan = room.cut(base.run(module, room.pipeline(spec)), signature, spec)
+    plan = room.cut(base.run(module, room.graph_passes(spec)), signature, spec, {})
     return room.link(plan, {unit.name: room.build(unit, spec) for unit in plan.units}, spec)
 
 

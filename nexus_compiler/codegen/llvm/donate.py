@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import tvm_ffi
 from tvm import IRModule, ir, relax, tirx
 
+from nexus_compiler.codegen.kernels import Kernel
 from nexus_compiler.codegen.llvm.schedules import kernel
 from nexus_compiler.passes.base import Pass, entries
 from nexus_compiler.passes.weights import DONATED
@@ -33,6 +35,17 @@ class Donate(Pass):
             if isinstance(function, relax.Function) and DONATED in (function.attrs or {}):
                 updated.update_func(variable, _Rewriter(updated, function).rewritten())
         return relax.transform.DeadCodeElimination(entries(module))(updated)
+
+
+def donated(module: IRModule, kernels: Mapping[str, Kernel]) -> IRModule:
+    """`module`, which calls `kernels` by their parameters alone, after the pass."""
+    if not any(DONATED in (function.attrs or {}) for function in module.functions.values()):
+        return module
+    whole = {
+        variable: kernels[name].load() if (name := str(variable.name_hint)) in kernels else function
+        for variable, function in module.functions.items()
+    }
+    return Donate().apply(IRModule(whole, attrs=module.attrs))
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
-"""From a module of kernel calls to host code and kernels that are named by their content."""
+"""From a module of kernel calls to what the virtual machine runs between them."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import tvm
 from tvm import IRModule, relax, tirx
 
 from nexus_compiler.codegen.door import Plan, Unit
+from nexus_compiler.codegen.kernels import Kernel, name_of, named
 from nexus_compiler.codegen.llvm import work
 from nexus_compiler.ir import canonical
 from nexus_compiler.passes.weights import INPUTS
@@ -15,32 +18,31 @@ _CHECKED = "num_input"
 """TVM's attribute for how many parameters, from the first on, a function checks in every call."""
 
 
-def to_host_and_kernels(module: IRModule, target: tvm.target.Target) -> Plan:
-    """Lower to what the virtual machine runs, then cut: one unit a kernel.
+def to_host_and_kernels(
+    module: IRModule, target: tvm.target.Target, kernels: Mapping[str, Kernel]
+) -> Plan:
+    """Lower calls of kernels to what the virtual machine runs; one unit a kernel.
 
-    A kernel's name is its canonical digest, so that equal kernels of different layers, models and
-    processes are one object. The small functions that compute shapes at run time are kernels too.
+    The small functions that compute shapes at run time are kernels too, and are found here.
     """
     with target:
         module = _host_passes()(_trusting(module))
-    units: dict[str, Unit] = {}
-    renamed: dict[tvm.ir.GlobalVar, str] = {}
-    for variable, function in module.functions.items():
-        if isinstance(function, tirx.PrimFunc):
-            kernel = _ordered(function)
-            content = canonical.digest(kernel)
-            name = _name(content)
-            renamed[variable] = name
-            said = work.describe(kernel, str(variable.name_hint))
-            # Of the labels of equal kernels the first counts, not that of whoever came first.
-            if name not in units or said.label < _label(units[name]):
-                units[name] = Unit(name, content.encode(), kernel, said)
-    ordered = tuple(units[name] for name in sorted(units))
-    return Plan(ordered, _rename(module, renamed), work.memory(module))
-
-
-def _name(content: str) -> str:
-    return f"k_{content[:32]}"
+    functions = dict(module.functions.items())
+    fresh = {
+        variable: function
+        for variable, function in functions.items()
+        if isinstance(function, relax.Function) or str(variable.name_hint) not in kernels
+    }
+    variables = {str(v.name_hint): v for v in functions if v not in fresh}
+    host, shapes = named(IRModule(fresh, attrs=module.attrs), variables, work.describe)
+    heads = {variable: functions[variable] for variable in functions if variable not in fresh}
+    host = IRModule({**dict(host.functions.items()), **heads}, attrs=module.attrs)
+    every = {**shapes, **{name: kernels[name] for name in variables if name in kernels}}
+    units = [
+        Unit(name, kernel.content.encode(), kernel, kernel.work)
+        for name, kernel in sorted(every.items())
+    ]
+    return Plan(tuple(units), host, work.memory(module))
 
 
 def revive(content: str, kernel: bytes) -> Unit:
@@ -55,11 +57,10 @@ def revive(content: str, kernel: bytes) -> Unit:
         raise TargetError(f"the kernel {content[:12]} cannot be read: {error}") from error
     if not isinstance(function, tirx.PrimFunc) or canonical.digest(function) != content:
         raise TargetError(f"what is kept as the kernel {content[:12]} is something else")
-    return Unit(_name(content), content.encode(), function)
-
-
-def _label(unit: Unit) -> str:
-    return unit.kernel.label if unit.kernel else ""
+    name = name_of(content)
+    function = function.with_attr("global_symbol", name)
+    said = work.describe(function, "")
+    return Unit(name, content.encode(), Kernel(name, content, said, function, lambda: function))
 
 
 def _trusting(module: IRModule) -> IRModule:
@@ -102,49 +103,3 @@ def _host_passes() -> tvm.transform.Pass:
             passes.AttachGlobalSymbol(),
         ]
     )
-
-
-def _ordered(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Shape functions with their stores in the order of their slots.
-
-    TVM emits them in the order of a hash table over addresses, which differs from run to run. They
-    write distinct slots and read only those of the input dimensions, so that any order is right.
-    """
-    body = function.body
-    if "tirx.is_host_func" not in function.attrs or not isinstance(body, tirx.SeqStmt):
-        return function
-    if not all(isinstance(store, tirx.BufferStore) for store in body.seq):
-        return function
-    stores = sorted(body.seq, key=lambda store: int(store.indices[0]))
-    return function.with_body(tirx.SeqStmt(stores))
-
-
-def _rename(module: IRModule, names: dict[tvm.ir.GlobalVar, str]) -> IRModule:
-    """The Relax functions of `module`, calling kernels by their new names."""
-    variables: dict[str, tvm.ir.GlobalVar] = {}
-    for old, name in names.items():
-        if name not in variables:
-            variables[name] = tvm.ir.GlobalVar(name)
-            relax.expr._update_type(variables[name], old.ty)
-    mutator = _Renamer(module, {old: variables[name] for old, name in names.items()})
-    functions: dict[tvm.ir.GlobalVar, tvm.ir.BaseFunc] = {
-        variable: mutator.visit_expr(function)
-        for variable, function in module.functions.items()
-        if isinstance(function, relax.Function)
-    }
-    for old, name in names.items():
-        # The code generator looks at the kernels' signatures.
-        functions[variables[name]] = module[old].with_attr("global_symbol", name)
-    return IRModule(functions, attrs=module.attrs)
-
-
-@relax.expr_functor.mutator
-class _Renamer(relax.PyExprMutator):
-    def __init__(
-        self, module: IRModule, variables: dict[tvm.ir.GlobalVar, tvm.ir.GlobalVar]
-    ) -> None:
-        super().__init__(module)
-        self._variables = variables
-
-    def visit_global_var_(self, variable: tvm.ir.GlobalVar) -> tvm.ir.GlobalVar:
-        return self._variables.get(variable, variable)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import tvm
-from tvm import IRModule
+from tvm import IRModule, tirx
 
 from nexus_compiler.codegen.door import Plan, Requirement, Unit
-from nexus_compiler.codegen.llvm import emulate, link, lower, native
-from nexus_compiler.codegen.llvm.donate import Donate
+from nexus_compiler.codegen.kernels import Kernel
+from nexus_compiler.codegen.llvm import donate, emulate, link, lower, native, work
 from nexus_compiler.codegen.llvm.pack import LegalizePacked
 from nexus_compiler.codegen.llvm.schedule import Schedule
 from nexus_compiler.codegen.llvm.sort_scan import SortAndScan
@@ -31,6 +31,7 @@ from nexus_compiler.passes.prepare_weights import PrepareWeights
 from nexus_compiler.passes.subpixel import SubPixel
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime.signature import FunctionSpec, Signature
+from nexus_runtime.work import Kernel as Work
 
 
 class LlvmRoom:
@@ -55,9 +56,8 @@ class LlvmRoom:
         cure = f"install {names[0]} (Debian: {emulate.DEBIAN_PACKAGES.get(names[0], 'gcc')})"
         return [Requirement(f"linker {' or '.join(names)}", found, cure), *emulate.needs(target)]
 
-    def pipeline(self, target: TargetSpec) -> Sequence[Pass]:
-        """Layouts, kernels, what runs once at load, fewer kernels, fast kernels, no copies."""
-        vectors = {key: target.limits[key] for key in ("vector_bits", "vector_registers")}
+    def graph_passes(self, target: TargetSpec) -> Sequence[Pass]:
+        """Layouts, and operators that become others."""
         named = str(target.limits.get("dot", ""))
         return (
             ImageOrder(),
@@ -68,6 +68,13 @@ class LlvmRoom:
             IntegerProducts(unsigned=named != "sdot"),
             FoldScales(),
             FuseAttention(),
+        )
+
+    def region_passes(self, target: TargetSpec) -> Sequence[Pass]:
+        """Kernels, what runs once at load, fewer kernels, fast kernels."""
+        vectors = {key: target.limits[key] for key in ("vector_bits", "vector_registers")}
+        named = str(target.limits.get("dot", ""))
+        return (
             SumBytes(),
             SortAndScan(),
             LegalizePacked(**vectors, dot=named),
@@ -75,17 +82,27 @@ class LlvmRoom:
             FenceSizes(),
             Fuse(),
             Schedule(**vectors, dot=named),
-            Donate(),
         )
 
-    def cut(self, module: IRModule, signature: Signature, target: TargetSpec) -> Plan:
+    def describe(self, kernel: tirx.PrimFunc, label: str) -> Work:
+        """Read off the kernel's attributes."""
+        return work.describe(kernel, label)
+
+    def cut(
+        self,
+        module: IRModule,
+        signature: Signature,
+        target: TargetSpec,
+        kernels: Mapping[str, Kernel],
+    ) -> Plan:
         """One unit for each kernel that is different from all others."""
-        return lower.to_host_and_kernels(module, tvm_target(target))
+        program = donate.donated(PrepareWeights().apply(module), kernels)
+        return lower.to_host_and_kernels(program, tvm_target(target), kernels)
 
     def build(self, unit: Unit, target: TargetSpec) -> bytes:
         """Compile one kernel to a relocatable object."""
-        kernel = unit.payload.with_attr("global_symbol", unit.name)
-        library = tvm.tirx.build(IRModule({unit.name: kernel}), target=tvm_target(target))
+        module = IRModule({unit.name: unit.payload.load()})
+        library = tvm.tirx.build(module, target=tvm_target(target))
         with tempfile.TemporaryDirectory(prefix="nexus-kernel-") as directory:
             path = Path(directory) / f"{unit.name}.o"
             library.write_to_file(str(path))

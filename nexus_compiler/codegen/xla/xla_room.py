@@ -13,12 +13,14 @@ import numpy as np
 from tvm import IRModule, relax
 
 from nexus_compiler.codegen.door import Plan, Requirement, Unit
+from nexus_compiler.codegen.kernels import Kernel
 from nexus_compiler.codegen.xla.program import Program, content
 from nexus_compiler.passes.base import Pass
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime.errors import DeviceError, TargetError
 from nexus_runtime.executors import jax_export
 from nexus_runtime.signature import FunctionSpec, Signature
+from nexus_runtime.work import Kernel as Work
 
 _PACKAGES = ("jax", "jaxlib", "flatbuffers")
 _PRECISIONS = ("default", "high", "highest")
@@ -69,18 +71,34 @@ class XlaRoom:
         cure = "pip install nexus-compiler[xla]"
         return [Requirement(package, _version(package), cure) for package in _PACKAGES]
 
-    def pipeline(self, target: TargetSpec) -> Sequence[Pass]:
+    def graph_passes(self, target: TargetSpec) -> Sequence[Pass]:
         """None: XLA does its own optimisation."""
         del target
         return ()
 
-    def cut(self, module: IRModule, signature: Signature, target: TargetSpec) -> Plan:
+    def region_passes(self, target: TargetSpec) -> Sequence[Pass]:
+        """None: XLA takes functions whole."""
+        del target
+        return ()
+
+    def describe(self, kernel: Any, label: str) -> Work:
+        """Nobody asks: there are no kernels before XLA makes them."""
+        raise NotImplementedError
+
+    def cut(
+        self,
+        module: IRModule,
+        signature: Signature,
+        target: TargetSpec,
+        kernels: Mapping[str, Kernel],
+    ) -> Plan:
         """One unit per function of the signature; equal functions share one.
 
         Raises:
             UnsupportedOperator: the module is no captured graph.
             TargetError: the target's options are wrong.
         """
+        del kernels
         _options(target)
         whole: Any = module
         callees = {

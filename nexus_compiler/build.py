@@ -1,0 +1,175 @@
+"""One target's module: regions, kernels, objects, link; and what a process remembers of these."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tvm import IRModule
+
+from nexus_compiler.codegen import package
+from nexus_compiler.codegen.door import Plan, Room, Unit
+from nexus_compiler.codegen.kernels import Kernel
+from nexus_compiler.codegen.lowering import Lowering
+from nexus_compiler.ir.fingerprint import Factor, Fingerprint
+from nexus_compiler.ir.region import RegionTable
+from nexus_compiler.passes import base, pipelines
+from nexus_compiler.passes.regions import Outlined, outline
+from nexus_compiler.store.door import OBJECTS, Store
+from nexus_compiler.store.opening import default_store
+from nexus_compiler.targets import TargetSpec
+from nexus_runtime.signature import Signature
+from nexus_runtime.work import Work
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+@dataclass(eq=False)
+class Memory:
+    """Regions and their kernels that were met by this process. Safe for many threads."""
+
+    table: RegionTable = field(default_factory=RegionTable)
+    _lowerings: dict[str, Lowering] = field(default_factory=dict[str, Lowering])
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def lowering(self, room: Room, target: TargetSpec) -> Lowering:
+        """What lowers for `target`; the same as long as nothing of it changes."""
+        made = Lowering(room, target)
+        key = Fingerprint(made.factors).digest
+        with self.lock:
+            return self._lowerings.setdefault(key, made)
+
+
+PROCESS = Memory()
+"""What builds share that do not say otherwise: a graph that is compiled again is mostly known."""
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """How to compile. None of these changes the artifact.
+
+    Attributes:
+        store: where regions, kernels and objects are kept; by default the user's cache directory,
+            and behind it what NEXUS_STORE names.
+        jobs: objects that are built at once; by default one a core.
+        hooks: called after every pass (dump, time, verify); with any, no region is taken from
+            memory or store.
+        progress: told how far the build is.
+        memory: what was met before; by default by this process.
+    """
+
+    store: Store = field(default_factory=default_store)
+    jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    hooks: Sequence[base.Hook] = ()
+    progress: Progress = lambda what, done, total: None
+    memory: Memory = PROCESS
+
+
+def outlined(module: IRModule, target: TargetSpec, room: Room, options: CompileOptions) -> Outlined:
+    """`module`, which went through the common passes, cut into the regions of `target`."""
+    module = base.run(module, room.graph_passes(target), options.hooks)
+    if not room.region_passes(target):
+        return Outlined(module)
+    with options.memory.lock:
+        return outline(module, options.memory.table)
+
+
+def build_target(
+    module: IRModule,
+    signature: Signature,
+    target: TargetSpec,
+    room: Room,
+    options: CompileOptions,
+) -> package.BuiltModule:
+    """Build `module`, which went through the common passes, for one target."""
+    graph = outlined(module, target, room, options)
+    with _Objects(target, room, options) as objects:
+        if room.region_passes(target):
+            lowering = options.memory.lowering(room, target)
+            program, kernels = lowering.program(
+                graph, options.store, options.hooks, each=objects.kernel
+            )
+        else:
+            program, kernels = graph.module, {}
+        plan = room.cut(program, signature, target, kernels)
+        built = objects.of(plan)
+    passes = (*pipelines.common(), *room.graph_passes(target), *room.region_passes(target))
+    return package.BuiltModule(
+        target=target,
+        room=room,
+        data=room.link(plan, {name: data for name, (data, _) in built.items()}, target),
+        objects={name: (key, len(data)) for name, (data, key) in built.items()},
+        factors=(*objects.factors, *base.factors(passes)),
+        regions=graph,
+        work=_work(plan),
+    )
+
+
+class _Objects:
+    """Objects of one target, from the store or built on `options.jobs` threads.
+
+    The passes are no factor of an object's key: a unit's content is what they made, so that a
+    change of a pass that leaves a kernel as it was rebuilds nothing.
+    """
+
+    def __init__(self, target: TargetSpec, room: Room, options: CompileOptions) -> None:
+        self.factors: tuple[Factor, ...] = (*room.versions, *target.factors())
+        self._target, self._room, self._options = target, room, options
+        self._pool = concurrent.futures.ThreadPoolExecutor(max(1, options.jobs))
+        self._futures: dict[str, concurrent.futures.Future[tuple[bytes, str]]] = {}
+
+    def __enter__(self) -> _Objects:
+        return self
+
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
+        # After a fault nobody waits for what was not begun.
+        self._pool.shutdown(cancel_futures=kind is not None)
+
+    def kernel(self, kernel: Kernel) -> None:
+        """Begin to build a kernel, while others are still being lowered."""
+        self._begin(Unit(kernel.name, kernel.content.encode(), kernel, kernel.work))
+
+    def of(self, plan: Plan) -> dict[str, tuple[bytes, str]]:
+        """Object and key of every unit of `plan`, by name."""
+        for unit in plan.units:
+            self._begin(unit)
+        what, total = f"build {self._target.name}", len(plan.units)
+        self._options.progress(what, 0, total)
+        names = {self._futures[unit.name]: unit.name for unit in plan.units}
+        found: dict[str, tuple[bytes, str]] = {}
+        for future in concurrent.futures.as_completed(names):
+            found[names[future]] = future.result()
+            self._options.progress(what, len(found), total)
+        return {unit.name: found[unit.name] for unit in plan.units}
+
+    def _begin(self, unit: Unit) -> None:
+        if unit.name not in self._futures:
+            self._futures[unit.name] = self._pool.submit(self._build, unit)
+
+    def _build(self, unit: Unit) -> tuple[bytes, str]:
+        key = Fingerprint((("content", unit.content.decode()), *self.factors))
+        data, _ = self._options.store.get_or_build(
+            OBJECTS, key, lambda: self._room.build(unit, self._target)
+        )
+        return data, key.digest
+
+
+def _work(plan: Plan) -> Work | None:
+    """What the kernels of `plan` compute; None where its room makes none."""
+    kernels = {unit.name: unit.kernel for unit in plan.units if unit.kernel is not None}
+    return Work(kernels, dict(plan.memory)) if kernels else None
+
+
+def object_keys(
+    kernels: Mapping[str, Kernel], target: TargetSpec, room: Room
+) -> dict[str, Fingerprint]:
+    """The keys of the objects of `kernels`, by name."""
+    factors = (*room.versions, *target.factors())
+    return {
+        name: Fingerprint((("content", kernel.content), *factors))
+        for name, kernel in kernels.items()
+    }

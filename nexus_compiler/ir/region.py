@@ -1,0 +1,252 @@
+"""Regions: what the store knows a piece of a graph by.
+
+A region is a cluster of nodes (`passes/cluster.py`) as a function of its own: what is computed at
+run time comes first in its parameters, weights follow, and names are gone. Two clusters with the
+same *signature* are the same region; signatures hold for one process, digests for all.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from tvm import relax, tirx
+from tvm.ir import GlobalVar
+
+from nexus_compiler.ir import canonical
+from nexus_compiler.ir.dataflow import (
+    Interner,
+    Key,
+    Node,
+    Parts,
+    Size,
+    kind_of,
+    label,
+    nameless,
+    sizes_in,
+)
+
+INPUTS = "nexus.inputs"
+"""The attribute of a function that tells how many of its parameters are inputs; weights follow."""
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A region, once for all places where it stands.
+
+    Attributes:
+        function: takes inputs and then weights, returns a tuple.
+        operators: the operators of its nodes, in canonical order.
+        parts: functions that it calls, each of which becomes one kernel.
+    """
+
+    function: relax.Function
+    operators: tuple[str, ...]
+    parts: Mapping[GlobalVar, relax.Function] = field(default_factory=dict[Any, Any])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the canonical form, the same in every process."""
+        return canonical.digest(self.function)
+
+    @cached_property
+    def variable(self) -> GlobalVar:
+        """What calls it; TVM tells functions apart by this object, not by its name."""
+        variable = GlobalVar(f"region_{self.digest[:32]}")
+        relax.expr._update_type(variable, self.function.ty)
+        return variable
+
+
+@dataclass(frozen=True, eq=False)
+class Occurrence:
+    """A place where a region stands: what it reads and makes there, in the order of the region."""
+
+    region: Region
+    inputs: tuple[relax.Var, ...]
+    weights: tuple[relax.Var, ...]
+    outputs: tuple[relax.Var, ...]
+
+
+@dataclass
+class RegionTable:
+    """All regions that a process has met, by signature."""
+
+    interner: Interner = field(default_factory=Interner)
+    regions: dict[Key, Region] = field(default_factory=dict[Key, Region])
+    _parts: dict[int, GlobalVar] = field(default_factory=dict[int, GlobalVar])
+
+    def occurrence(
+        self,
+        nodes: Iterable[Node],
+        weights: set[relax.Var],
+        used: set[relax.Var],
+        parts: Parts,
+    ) -> Occurrence | None:
+        """The region that `nodes` are, and what it reads and makes here.
+
+        Args:
+            nodes: a cluster; none opaque.
+            weights: variables from outside that are known when weights are loaded.
+            used: variables that are read outside of `nodes`.
+            parts: functions that nodes may call.
+
+        Returns:
+            None where the nodes need a size that no tensor from outside tells.
+        """
+        ordered = _in_canonical_order(list(nodes), weights, self.interner)
+        signed = _Signature(ordered, weights, used)
+        if signed.key is None:
+            return None
+        if signed.key not in self.regions:
+            self.regions[signed.key] = self._region(ordered, signed, parts)
+        return Occurrence(
+            self.regions[signed.key],
+            tuple(signed.inputs),
+            tuple(signed.weights),
+            tuple(signed.outputs),
+        )
+
+    def _region(self, nodes: Sequence[Node], signed: _Signature, parts: Parts) -> Region:
+        function = as_function(
+            [*signed.inputs, *signed.weights], [node.binding for node in nodes], signed.outputs
+        )
+        own: dict[GlobalVar, relax.Function] = {}
+        names: dict[GlobalVar, GlobalVar] = {}
+        for node in nodes:
+            callee = getattr(node.binding.value, "op", None)
+            if callee in parts:
+                # What it is called must not count: one name for equal parts.
+                names[callee] = self._part(node.attributes, parts[callee])
+                own[names[callee]] = parts[callee]
+        if names:
+            function = _Renamer(names).visit_expr(function)
+        operators = tuple([str(node.operator) for node in nodes])
+        return Region(function.with_attr(INPUTS, len(signed.inputs)), operators, own)
+
+    def _part(self, number: int, function: relax.Function) -> GlobalVar:
+        if number not in self._parts:
+            variable = GlobalVar(f"part_{canonical.digest(function)[:32]}")
+            relax.expr._update_type(variable, function.ty)
+            self._parts[number] = variable
+        return self._parts[number]
+
+
+@relax.expr_functor.mutator
+class _Renamer(relax.PyExprMutator):
+    def __init__(self, names: Mapping[GlobalVar, GlobalVar]) -> None:
+        super().__init__()
+        self._names = names
+
+    def visit_global_var_(self, variable: GlobalVar) -> GlobalVar:
+        return self._names.get(variable, variable)
+
+
+def _in_canonical_order(
+    nodes: list[Node], weights: set[relax.Var], interner: Interner
+) -> list[Node]:
+    """Each node behind what it reads; of those that could come next, that of the lowest label.
+
+    A label follows from what a node computes, so that the order of independent lines of the model
+    does not count.
+    """
+    if len(nodes) == 1:
+        return nodes
+    labels: dict[relax.Var, int] = {}
+    made = {node.binding.var: node for node in nodes}
+    waits: dict[int, int] = {}
+    readers: dict[int, list[Node]] = {}
+    for node in nodes:
+        reads = [
+            labels.get(v) or label((nameless(kind_of(v.ty)), v in weights)) for v in node.reads
+        ]
+        code = node.attributes
+        if node.operator != "tuple_get_item":
+            code = interner.code(code)
+        parts = (node.operator, nameless(node.operands), code, nameless(node.kind))
+        labels[node.binding.var] = label((*parts, *reads))
+        sources = {made[v].position for v in node.reads if v in made}
+        waits[node.position] = len(sources)
+        for source in sources:
+            readers.setdefault(source, []).append(node)
+    ready = [(labels[n.binding.var], n.position, n) for n in nodes if not waits[n.position]]
+    heapq.heapify(ready)
+    ordered: list[Node] = []
+    while ready:
+        node = heapq.heappop(ready)[2]
+        ordered.append(node)
+        for reader in readers.get(node.position, ()):
+            waits[reader.position] -= 1
+            if not waits[reader.position]:
+                heapq.heappush(ready, (labels[reader.binding.var], reader.position, reader))
+    return ordered
+
+
+class _Signature:
+    """A cluster without names: variables are numbers in the order in which they are met."""
+
+    def __init__(
+        self, nodes: Sequence[Node], weights: set[relax.Var], used: set[relax.Var]
+    ) -> None:
+        self.inputs: list[relax.Var] = []
+        self.weights: list[relax.Var] = []
+        self.outputs = [node.binding.var for node in nodes if node.binding.var in used]
+        self._sizes: dict[tirx.Var, int] = {}
+        self._known = weights
+        self._names: dict[relax.Var, Key] = {}
+        self.kinds: list[Key] = []
+        rows = [self._row(place, node) for place, node in enumerate(nodes)]
+        outputs = tuple([self._names[variable] for variable in self.outputs])
+        told = {
+            size.variables[0]
+            for kind in self.kinds
+            for size in sizes_in(kind)
+            if size.text == "{0}"
+        }
+        closed = all(variable in told for variable in self._sizes)
+        self.key: Key | None = (*rows, outputs) if closed else None
+
+    def _row(self, place: int, node: Node) -> Key:
+        reads = tuple([self._read(variable) for variable in node.reads])
+        row = (node.operator, node.attributes, self.numbered(node.operands))
+        self._names[node.binding.var] = ("n", place)
+        return (*row, self.numbered(node.kind), reads)
+
+    def _read(self, variable: relax.Var) -> Key:
+        if variable in self._names:
+            return self._names[variable]
+        own, letter = (self.weights, "w") if variable in self._known else (self.inputs, "i")
+        kind = kind_of(variable.ty)
+        assert kind is not None  # a node that reads others is opaque
+        self.kinds.append(kind)
+        self._names[variable] = (letter, len(own))
+        own.append(variable)
+        # What is outside is described where it is met first.
+        return (letter, len(own) - 1, self.numbered(kind))
+
+    def numbered(self, part: Any) -> Any:
+        if isinstance(part, Size):
+            numbers = [self._sizes.setdefault(v, len(self._sizes)) for v in part.variables]
+            return (part.text, *numbers)
+        if isinstance(part, tuple):
+            return tuple([self.numbered(one) for one in part])
+        return part
+
+
+def as_function(
+    outside: Sequence[relax.Var], bindings: Sequence[relax.Binding], outputs: Sequence[relax.Var]
+) -> relax.Function:
+    """A function of the variables `outside` that runs `bindings` and returns a tuple.
+
+    It has variables of its own throughout.
+    """
+    result = relax.Var("result", relax.TupleType([variable.ty for variable in outputs]))
+    last = relax.VarBinding(result, relax.Tuple(list(outputs)))
+    body = relax.SeqExpr([relax.DataflowBlock([*bindings, last])], result)
+    # Variables of a dataflow block cannot be parameters.
+    fresh = [relax.Var(f"p{place}", variable.ty) for place, variable in enumerate(outside)]
+    open_ = relax.Function(list(outside), body, result.ty)
+    closed = open_.bind_params(dict(zip(outside, fresh))) if outside else open_
+    return relax.utils.copy_with_new_vars(relax.Function(fresh, closed.body, result.ty))
