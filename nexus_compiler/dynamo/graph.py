@@ -20,32 +20,16 @@ from nexus_compiler.frontend.graph import CapturedGraph, Source
 from nexus_compiler.frontend.torch import sizes
 from nexus_compiler.frontend.torch.importer import ROW, SEED, Importer
 from nexus_compiler.frontend.torch.values import as_array, as_tensor, dtype_name
-from nexus_compiler.ir.fingerprint import Fingerprint
 from nexus_compiler.pipeline import CompileOptions, compile
-from nexus_compiler.store.door import OBJECTS
+from nexus_compiler.store.counting import CountingStore
 from nexus_compiler.store.local import LocalStore
+from nexus_compiler.store.opening import default_store
 from nexus_runtime.errors import CaptureError
 from nexus_runtime.module import Module
 from nexus_runtime.signature import FunctionSpec, Signature, TensorSpec
 
 if TYPE_CHECKING:
     from nexus_compiler.dynamo.backend import Options
-
-
-class CountingStore(LocalStore):
-    """A store that knows how many objects it was asked for, and how many it had."""
-
-    built = 0
-    reused = 0
-
-    def get_or_build(
-        self, bucket: str, fingerprint: Fingerprint, build: Callable[[], bytes]
-    ) -> tuple[bytes, bool]:
-        """As `LocalStore.get_or_build`."""
-        payload, found = super().get_or_build(bucket, fingerprint, build)
-        self.reused += found and bucket == OBJECTS
-        self.built += not found and bucket == OBJECTS
-        return payload, found
 
 
 def compile_graph(
@@ -62,7 +46,8 @@ def compile_graph(
     if not trace.tensors:  # nothing to compute: a graph that only hands inputs on
         call: Callable[..., list[Any]] = _Call(trace, None)
         return call, CompiledGraph.of(kind, module, time.perf_counter() - started, 0, 0)
-    store = CountingStore(None if options.store is None else Path(options.store))
+    kept = default_store() if options.store is None else LocalStore(Path(options.store))
+    store = CountingStore(kept)
     settings = CompileOptions(store=store)
     if options.jobs is not None:
         settings = dataclasses.replace(settings, jobs=options.jobs)

@@ -166,7 +166,8 @@ class LocalStore:
             yield
 
     def _warn(self, error: OSError) -> None:
-        if not self._warned:
+        # Not found: the bucket was cleaned away between two steps, as it could have been after.
+        if not self._warned and not isinstance(error, FileNotFoundError):
             self._warned = True
             what = f"the store in {self.root} cannot be used: {error.strerror}"
             warnings.warn(

@@ -16,6 +16,7 @@ from nexus_compiler.store.local import LocalStore
 
 _OURS = re.compile(r"([a-z][a-z-]*)-v\d+(\.removed-\d+)?")
 """Whatever is kept is in a directory or file of such a name; the root may be anybody's."""
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,11 @@ def remove(path: Path) -> None:
     # At once out of the way: a build that goes on meanwhile begins with an empty one.
     aside = path.with_name(f"{path.name}.removed-{os.getpid()}")
     path.rename(aside)
-    shutil.rmtree(aside)
+    # A writer that was on its way in as the directory was renamed may still leave a file in it.
+    for _ in range(_TRIES):
+        shutil.rmtree(aside, ignore_errors=True)
+    if aside.exists():
+        shutil.rmtree(aside)
 
 
 def damaged(store: LocalStore, bucket: str) -> Iterator[tuple[str, bool]]:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nexus_compiler.ir.fingerprint import Fingerprint
-from nexus_compiler.store import layout, locks, prune
+from nexus_compiler.store import layout, locks, prune, upkeep
+from nexus_compiler.store.counting import CountingStore
 from nexus_compiler.store.door import KERNELS, OBJECTS, Store
 from nexus_compiler.store.local import LocalStore, StoreWarning
 from nexus_runtime.errors import UserError
@@ -219,6 +220,43 @@ def test_what_lost_writers_left_is_removed(tmp_path: Path) -> None:
         [".new-1-abcd", store.path(OBJECTS, key(0).digest).name]
     )
     assert not lock.exists()
+
+
+def test_cleaning_beside_a_build_is_no_trouble(store: LocalStore) -> None:
+    wrong: list[object] = []
+
+    def work(first: int) -> None:
+        for number in range(first, first + 300):
+            payload, _ = store.get_or_build(OBJECTS, key(number), lambda: b"object")
+            if payload != b"object":
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in (0, 150)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        upkeep.clean(store.root)
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    prune.wait(store.root)
+    upkeep.clean(store.root)
+    assert upkeep.usage(store.root) == []
+
+
+def test_a_store_that_counts(store: LocalStore) -> None:
+    counting = CountingStore(store)
+    door: Store = counting
+    for bucket in (KERNELS, OBJECTS):
+        for number in (1, 2, 1, 1):
+            door.get_or_build(bucket, key(number), lambda: b"object")
+    assert (counting.built, counting.reused) == (2, 2)
+    door.put(OBJECTS, key(3), b"three")
+    assert door.get(OBJECTS, key(3)) == b"three"
+    assert door.factors(OBJECTS, key(3).digest) == key(3).factors
+    assert door.about(OBJECTS, key(3).digest) is not None
+    assert len(list(door.entries(OBJECTS))) == 3
+    door.close()
 
 
 @pytest.mark.parametrize(
