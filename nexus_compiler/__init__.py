@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from nexus_compiler.define_by_run import grad, jit, value_and_grad
     from nexus_compiler.frontend import CapturedGraph, capture
     from nexus_compiler.frontend.builder import GraphBuilder
-    from nexus_compiler.pipeline import CompileOptions, compile
+    from nexus_compiler.pipeline import CompileOptions, compile, plan
     from nexus_runtime.artifact import Artifact
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "compile",
     "grad",
     "jit",
+    "plan",
     "value_and_grad",
 ]
 
@@ -36,6 +37,7 @@ _LAZY = {
     "compile": "nexus_compiler.pipeline",
     "grad": "nexus_compiler.define_by_run",
     "jit": "nexus_compiler.define_by_run",
+    "plan": "nexus_compiler.pipeline",
     "value_and_grad": "nexus_compiler.define_by_run",
 }
 

@@ -14,14 +14,15 @@ from nexus_compiler.codegen import package
 from nexus_compiler.codegen.door import Plan, Room, Unit
 from nexus_compiler.codegen.kernels import Kernel
 from nexus_compiler.codegen.lowering import Lowering
+from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_compiler.ir.fingerprint import Factor, Fingerprint
 from nexus_compiler.ir.region import RegionTable
 from nexus_compiler.passes import base, pipelines
+from nexus_compiler.passes.record import Node, Record, record
 from nexus_compiler.passes.regions import Outlined, outline
 from nexus_compiler.store.door import OBJECTS, Store
 from nexus_compiler.store.opening import default_store
 from nexus_compiler.targets import TargetSpec
-from nexus_runtime.signature import Signature
 from nexus_runtime.work import Work
 
 Progress = Callable[[str, int, int], None]
@@ -34,6 +35,7 @@ class Memory:
 
     table: RegionTable = field(default_factory=RegionTable)
     _lowerings: dict[str, Lowering] = field(default_factory=dict[str, Lowering])
+    _nodes: dict[str, tuple[Node, ...]] = field(default_factory=dict[str, tuple[Node, ...]])
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def lowering(self, room: Room, target: TargetSpec) -> Lowering:
@@ -42,6 +44,13 @@ class Memory:
         key = Fingerprint(made.factors).digest
         with self.lock:
             return self._lowerings.setdefault(key, made)
+
+    def record(self, graph: Outlined, captured: CapturedGraph, lowering: Lowering) -> Record:
+        """The regions of `graph` as data."""
+        with self.lock:
+            return record(
+                graph, captured.signature, lowering.factors, captured.locations, self._nodes
+            )
 
 
 PROCESS = Memory()
@@ -80,22 +89,22 @@ def outlined(module: IRModule, target: TargetSpec, room: Room, options: CompileO
 
 def build_target(
     module: IRModule,
-    signature: Signature,
+    captured: CapturedGraph,
     target: TargetSpec,
     room: Room,
     options: CompileOptions,
 ) -> package.BuiltModule:
     """Build `module`, which went through the common passes, for one target."""
     graph = outlined(module, target, room, options)
+    lowering = options.memory.lowering(room, target)
     with _Objects(target, room, options) as objects:
         if room.region_passes(target):
-            lowering = options.memory.lowering(room, target)
             program, kernels = lowering.program(
                 graph, options.store, options.hooks, each=objects.kernel
             )
         else:
             program, kernels = graph.module, {}
-        plan = room.cut(program, signature, target, kernels)
+        plan = room.cut(program, captured.signature, target, kernels)
         built = objects.of(plan)
     passes = (*pipelines.common(), *room.graph_passes(target), *room.region_passes(target))
     return package.BuiltModule(
@@ -104,7 +113,7 @@ def build_target(
         data=room.link(plan, {name: data for name, (data, _) in built.items()}, target),
         objects={name: (key, len(data)) for name, (data, key) in built.items()},
         factors=(*objects.factors, *base.factors(passes)),
-        regions=graph,
+        regions=options.memory.record(graph, captured, lowering),
         work=_work(plan),
     )
 

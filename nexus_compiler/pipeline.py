@@ -10,18 +10,20 @@ import numpy as np
 from tvm import IRModule
 
 from nexus_compiler import targets as target_table
-from nexus_compiler.build import CompileOptions, Progress, build_target
+from nexus_compiler.build import CompileOptions, Progress, build_target, outlined
 from nexus_compiler.codegen import package
 from nexus_compiler.codegen.door import Room, room_for
 from nexus_compiler.frontend import capture
 from nexus_compiler.frontend.graph import CapturedGraph
-from nexus_compiler.passes import base, pipelines
+from nexus_compiler.passes import base, pipelines, record
+from nexus_compiler.passes.record import Record
 from nexus_compiler.passes.weights import DONATED, INPUTS
+from nexus_compiler.planning.plan import TargetPlan, plan_graph
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime.artifact import Artifact
 from nexus_runtime.errors import TargetError
 
-__all__ = ["CompileOptions", "Progress", "compile"]
+__all__ = ["CompileOptions", "Progress", "TargetPlan", "compile", "plan"]
 
 
 def compile(
@@ -63,9 +65,87 @@ def compile(
         model, args, kwargs, shapes=shapes, constants=constants, dynamic_shapes=dynamic_shapes
     )
     options.progress("capture", 1, 1)
-    module = base.run(_marked(graph), pipelines.common(), options.hooks)
-    built = [build_target(module, graph.signature, target, room, options) for target, room in rooms]
+    module = common(graph, options.hooks)
+    built = [build_target(module, graph, target, room, options) for target, room in rooms]
     return package.assemble(graph, module, built, flags=_flags(targets, shapes, constants))
+
+
+def plan(
+    model: Any,
+    *,
+    targets: Sequence[str] = ("native",),
+    against: Artifact | None = None,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    shapes: Mapping[str, Sequence[int | str | None]] | None = None,
+    constants: Mapping[str, np.ndarray] | None = None,
+    options: CompileOptions | None = None,
+) -> list[TargetPlan]:
+    """What `compile` would reuse and what it would build, region by region; builds nothing.
+
+    Args:
+        model: as of `compile`, like all others but `against`.
+        against: an earlier build, for the reasons why regions are not known.
+
+    Raises:
+        CaptureError: as `compile`.
+        ShapeError: as `compile`.
+        TargetError: as `compile`.
+        ArtifactError: what `against` tells of its regions is damaged.
+    """
+    options = options or CompileOptions()
+    rooms = [_prepare(name) for name in _distinct(targets)]
+    graph = capture(
+        model, args, kwargs, shapes=shapes, constants=constants, dynamic_shapes=dynamic_shapes
+    )
+    before = {} if against is None else records(against)
+    return plan_graph(common(graph, options.hooks), graph, rooms, options, before)
+
+
+def regions(
+    model: Any,
+    *,
+    targets: Sequence[str] = ("native",),
+    shapes: Mapping[str, Sequence[int | str | None]] | None = None,
+    options: CompileOptions | None = None,
+) -> dict[str, Record]:
+    """The regions that a build of `model` would be made of, by target; builds nothing.
+
+    Raises:
+        CaptureError: as `compile`.
+        ShapeError: as `compile`.
+        TargetError: as `compile`.
+    """
+    options = options or CompileOptions()
+    rooms = [_prepare(name) for name in _distinct(targets)]
+    graph = capture(model, shapes=shapes)
+    module = common(graph, options.hooks)
+    found: dict[str, Record] = {}
+    for target, room in rooms:
+        cut = outlined(module, target, room, options)
+        lowering = options.memory.lowering(room, target)
+        found[target.name] = options.memory.record(cut, graph, lowering)
+    return found
+
+
+def common(graph: CapturedGraph, hooks: Sequence[base.Hook] = ()) -> IRModule:
+    """The module of `graph` after the passes that every target begins with."""
+    return base.run(_marked(graph), pipelines.common(), hooks)
+
+
+def records(artifact: Artifact) -> dict[str, Record]:
+    """The regions that the modules of `artifact` were made of, by target.
+
+    Raises:
+        ArtifactError: they are damaged.
+    """
+    found: dict[str, Record] = {}
+    for entry in artifact.manifest.modules:
+        data = artifact.regions(entry.target)
+        if data is not None:
+            found[entry.target] = record.decode(data, origin=f"the module for {entry.target}")
+    return found
 
 
 def _marked(graph: CapturedGraph) -> IRModule:

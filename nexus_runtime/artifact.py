@@ -151,10 +151,23 @@ class Artifact:
         data = self._members.get(work_member(self.module(target).target))
         return None if data is None else work.decode(data, origin=self._origin)
 
+    def regions(self, target: str) -> bytes | None:
+        """What the compiler tells of the regions of a module, for its plans; None: nothing.
+
+        Raises:
+            ArtifactError: there is no such module.
+        """
+        return self._members.get(regions_member(self.module(target).target))
+
     @property
     def digest(self) -> str:
         """SHA-256 of the manifest, and by that of everything."""
         return hashlib.sha256(self.manifest.encode()).hexdigest()
+
+
+def regions_member(target: str) -> str:
+    """The file that tells which regions the module for `target` was made of."""
+    return f"modules/{target}.regions.json"
 
 
 def work_member(target: str) -> str:

@@ -33,9 +33,10 @@ MAY_IMPORT = {
     "codegen": {"ir", "store", "passes", "targets", "frontend"},
     "verify": {"targets", "codegen", "frontend", "ir", "pipeline", "store"},
     "profile": {"targets", "codegen"},
-    "build": {"targets", "codegen", "ir", "passes", "store"},
-    "pipeline": {"build", "targets", "codegen", "frontend", "ir", "passes", "store"},
-    "cli": {"targets", "codegen", "pipeline", "profile", "store", "verify"},
+    "build": {"targets", "codegen", "frontend", "ir", "passes", "store"},
+    "planning": {"build", "targets", "codegen", "frontend", "ir", "passes", "store"},
+    "pipeline": {"build", "targets", "codegen", "frontend", "ir", "passes", "planning", "store"},
+    "cli": {"targets", "codegen", "passes", "pipeline", "planning", "profile", "store", "verify"},
     "define_by_run": {"frontend", "ir", "passes", "pipeline"},
     "array_api": {"define_by_run", "frontend"},
 }

@@ -6,12 +6,15 @@ import itertools
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from nexus_compiler.cli import console, options
+from nexus_compiler.cli import console, options, planning
 from nexus_runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from nexus_runtime.artifact import Artifact
 
 
 @click.command("compile")
@@ -38,6 +41,19 @@ from nexus_runtime.errors import UserError
     type=click.Path(path_type=Path, file_okay=False),
     help="Write the module after each pass to this directory.",
 )
+@click.option(
+    "--plan", "only_plan", is_flag=True, help="Say what would be built, and why; build nothing."
+)
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    help="Tell the plan's reasons against this artifact; by default the one to be replaced.",
+)
+@click.option(
+    "--max-rebuilds",
+    type=click.IntRange(min=0),
+    help="With --plan: leave with 1 where more regions would be built.",
+)
 @options.store
 @options.JSON
 def compile_(
@@ -48,19 +64,24 @@ def compile_(
     frozen: tuple[str, ...],
     jobs: int | None,
     dump_ir: Path | None,
+    only_plan: bool,
+    against: Path | None,
+    max_rebuilds: int | None,
     store_url: str | None,
     trust: tuple[Path, ...],
     sign: Path | None,
     as_json: bool,
-) -> None:
+) -> int:
     """Compile MODEL (an ONNX file) for every --target and write one artifact.
 
     Without --target it is built for this machine.
     """
+    if not only_plan and (against is not None or max_rebuilds is not None):
+        raise UserError("--against and --max-rebuilds belong to --plan")
     output = output or model.with_suffix(".nxa")
     _check_output(output, model)
     wanted, constants = options.shapes(shapes), options.arrays(frozen, option="--freeze")
-    from nexus_compiler.pipeline import CompileOptions, compile
+    from nexus_compiler.pipeline import CompileOptions, compile, plan
     from nexus_compiler.store.opening import open_store
 
     begin = time.perf_counter()
@@ -68,6 +89,17 @@ def compile_(
     settings: dict[str, Any] = {"hooks": [_dump_hook(dump_ir)] if dump_ir else [], "store": store}
     if jobs:
         settings["jobs"] = jobs
+    if only_plan:
+        plans = plan(
+            model,
+            targets=targets or ("native",),
+            against=planning.earlier(against, output),
+            shapes=wanted,
+            constants=constants,
+            options=CompileOptions(**settings),
+        )
+        store.close()
+        return planning.emit(plans, max_rebuilds, as_json=as_json)
     with console.progress() as progress:
         settings["progress"] = progress
         artifact = compile(
@@ -79,19 +111,24 @@ def compile_(
         )
     artifact.save(output)
     store.close()
+    _told(artifact, output, time.perf_counter() - begin, as_json=as_json)
+    return 0
+
+
+def _told(artifact: Artifact, output: Path, seconds: float, *, as_json: bool) -> None:
     written = output.stat().st_size
     result = {
         "output": str(output),
         "bytes": written,
         "sha256": artifact.digest,
-        "seconds": round(time.perf_counter() - begin, 3),
+        "seconds": round(seconds, 3),
         "targets": [
             {"name": entry.target, "objects": len(entry.objects)}
             for entry in artifact.manifest.modules
         ],
     }
     names = ", ".join(entry.target for entry in artifact.manifest.modules)
-    text = f"{output}: {console.size(written)} for {names} in {time.perf_counter() - begin:.2f} s"
+    text = f"{output}: {console.size(written)} for {names} in {seconds:.2f} s"
     console.emit(result, text, as_json=as_json)
 
 

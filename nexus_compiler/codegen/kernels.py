@@ -67,7 +67,7 @@ def name_of(content: str) -> str:
 def _kernel(function: tirx.PrimFunc, describe: Describe, label: str) -> Kernel:
     content = canonical.digest(function)
     name = name_of(content)
-    function = function.with_attr("global_symbol", name)
+    function = canonical.nameless(function).with_attr("global_symbol", name)
     return Kernel(name, content, describe(function, label), function, lambda: function)
 
 

@@ -16,7 +16,7 @@ from tvm.relax.analysis import post_order_visit
 from nexus_compiler.codegen.door import Room
 from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_compiler.ir import canonical
-from nexus_compiler.passes.regions import Outlined
+from nexus_compiler.passes.record import Record
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime import artifact, manifest
 from nexus_runtime.artifact import Artifact
@@ -30,7 +30,7 @@ class BuiltModule:
     Attributes:
         objects: key in the store and size in bytes, by the object's name.
         factors: everything that the module follows from, but for the graph.
-        regions: the graph cut into regions, where the room takes them.
+        regions: the regions that it was made of, where the room takes them.
         work: what its kernels compute, where the room tells.
     """
 
@@ -39,7 +39,7 @@ class BuiltModule:
     data: bytes
     objects: dict[str, tuple[str, int]]
     factors: tuple[tuple[str, str], ...]
-    regions: Outlined
+    regions: Record
     work: Work | None = None
 
 
@@ -60,6 +60,7 @@ def assemble(
     """
     members = {_member(one): one.data for one in built}
     for one in built:
+        members[artifact.regions_member(one.target.name)] = one.regions.encode()
         if one.work is not None:
             members[artifact.work_member(one.target.name)] = one.work.encode()
     draft = manifest.Manifest(

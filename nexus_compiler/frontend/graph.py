@@ -34,6 +34,8 @@ class CapturedGraph:
         params: the weights by name.
         source: where it came from.
         training: set where the functions are those of a trainer.
+        locations: file and line of the module that a weight belongs to, by the weight's name; only
+            messages use it.
     """
 
     module: IRModule
@@ -41,6 +43,7 @@ class CapturedGraph:
     params: Mapping[str, np.ndarray]
     source: Source = field(default_factory=lambda: Source("memory", ""))
     training: Training | None = None
+    locations: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def params_digest(self) -> str:
         """SHA-256 over names, dtypes, shapes and bytes of the weights."""

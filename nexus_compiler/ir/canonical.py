@@ -17,6 +17,7 @@ from tvm.runtime import Object
 from tvm_ffi import core
 
 _VARIABLES = {"ir.Var", "relax.expr.DataflowVar", "tirx.SizeVar"}
+_BLOCKS = {"s_tir.SBlock": "name_hint"}
 # Labels that TVM prints but that change no code. `name` of an IterVar's variable is an ir.Var's.
 _LABELS = {"span", "name_hint"}
 _SYMBOL = "global_symbol"
@@ -33,6 +34,23 @@ def digest(function: Object) -> str:
     metadata = {k: v for k, v in graph.get("metadata", {}).items() if k != "tvm_version"}
     state.update(json.dumps([tensors, metadata], sort_keys=True).encode())
     return state.hexdigest()
+
+
+def nameless(function: Object) -> Any:
+    """`function` with variables and blocks called by the order in which TVM's JSON has them.
+
+    Functions of one digest become the same: what LLVM makes of a kernel still depends on names.
+    """
+    graph: dict[str, Any] = json.loads(tvm.ir.save_json(function))
+    nodes: list[dict[str, Any]] = graph["nodes"]
+    count = 0
+    for node in list(nodes):
+        label = "name" if node["type"] in _VARIABLES else _BLOCKS.get(node["type"])
+        if label is not None:
+            node["data"] = {**node["data"], label: len(nodes)}
+            nodes.append({"type": "ffi.String", "data": f"v{count}"})
+            count += 1
+    return tvm.ir.load_json(json.dumps(graph))
 
 
 class _Walk:

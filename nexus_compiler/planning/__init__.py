@@ -1,0 +1,1 @@
+"""What a build would do, and why: regions on record, what differs, what is rebuilt."""
