@@ -18,7 +18,7 @@ from nexus_compiler.passes.weights import INPUTS, PREPARE
 def regions(module: IRModule, callees: Mapping[GlobalVar, relax.Function]) -> IRModule:
     """`module` with the bodies of `callees` for calls of them.
 
-    A callee is one dataflow block that returns a tuple.
+    A callee is one dataflow block that returns a tuple, or nothing but that tuple.
     """
     functions: dict[GlobalVar, BaseFunc] = {}
     for variable, function in module.functions.items():
@@ -76,6 +76,8 @@ def _body(
     """Fresh bindings that compute `function` of `arguments` within a dataflow block, and where."""
     fresh = relax.utils.copy_with_new_vars(function)
     bound = fresh.bind_params(dict(zip(fresh.params, arguments))) if arguments else fresh
+    if not bound.body.blocks:  # all that it did proved to be nothing
+        return [], bound.body.body
     (block,) = bound.body.blocks
     *bindings, last = block.bindings
     return bindings, last.value

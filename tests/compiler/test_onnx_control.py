@@ -43,6 +43,23 @@ def test_branches_of_different_shapes_have_a_size_that_the_run_tells() -> None:
     assert graph.signature.functions[0].outputs[0].shape == ("y_0", 20)
 
 
+def test_branches_may_be_constants() -> None:
+    # The graph computes nothing but the condition, and that is there already.
+    branches = {
+        f"{name}_branch": subgraph(
+            [node("Constant", "", "z", value=onnx.numpy_helper.from_array(floats(5, seed=seed)))],
+            {},
+            {"z": "float32"},
+        )
+        for seed, name in enumerate(("then", "else"))
+    }
+    proto = model([node("If", "c", "y", **branches)], {"c": ("bool", ())})
+    compiled = nexus_runtime.load(nexus_compiler.compile(capture(proto)))
+    for flag in (True, False):
+        (wanted,) = reference(proto, {"c": np.array(flag)})
+        np.testing.assert_array_equal(np.asarray(compiled(np.array(flag))), wanted)
+
+
 def test_branches_of_different_types_are_refused() -> None:
     proto = condition([node("Mul", "r w", "z")], [node("ReduceSum", "x", "z", keepdims=0)])
     with pytest.raises(UnsupportedOperator, match="If node 'y'.*2 dimensions.*0"):
