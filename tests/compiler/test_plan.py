@@ -61,6 +61,7 @@ def test_one_wider_layer_is_told_down_to_the_shape(built: tuple[Artifact, LocalS
     assert [row.origin.split(",")[0] for row in rows] == ["dense_3", "dense_4"]
     assert "weight float32[8, 16] → float32[8, 24]" in rows[0].reason
     assert all(row.seconds > 0 for row in rows)
+    assert all(row.location.startswith("test_plan.py:") for row in rows)
 
 
 def test_planning_builds_nothing(built: tuple[Artifact, LocalStore]) -> None:

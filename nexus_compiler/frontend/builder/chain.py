@@ -6,16 +6,19 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from nexus_compiler.frontend.builder.layers.base import FLOATS, NUMBERS, Layer, Parameter, Shape
 from nexus_compiler.frontend.builder.layers.base import text as shape_text
+from nexus_compiler.frontend.locations import caller
 from nexus_runtime.errors import ShapeError, UserError, nearest
 from nexus_runtime.signature import TensorSpec
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_\-/]*")
+_PACKAGE = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Step:
         shapes: their shapes.
         output: the tensor that it makes.
         owner: the step whose weights it uses; its own name where it shares none.
+        location: file and line where the network was given this step.
     """
 
     name: str
@@ -37,6 +41,7 @@ class Step:
     shapes: tuple[Shape, ...]
     output: TensorSpec
     owner: str
+    location: str = field(default="", compare=False)
 
     def parameters(self) -> dict[str, Parameter]:
         """The layer's weights under their full names."""
@@ -164,7 +169,9 @@ class Chain:
         shapes = tuple(tensor.shape for tensor in given)
         made = TensorSpec(called, layer.dtype(given[0].dtype), layer.infer(shapes))
         owner = called if share is None else self._owner(share, layer, shapes)
-        step = Step(called, layer, tuple(t.name for t in given), shapes, made, owner)
+        step = Step(
+            called, layer, tuple(t.name for t in given), shapes, made, owner, caller((_PACKAGE,))
+        )
         return replace(self, steps=(*self.steps, step), present=called)
 
     def branch(self, *paths: Callable[[Self], Self], merge: str = "concat", axis: int = 1) -> Self:

@@ -93,4 +93,5 @@ def inference_graph(builder: GraphBuilder, function: str = "main") -> CapturedGr
         signature=Signature((spec,), specs),
         params=builder.parameters(),
         source=Source("graph-builder", "GraphBuilder"),
+        locations={name: step.location for step in builder.steps for name in step.parameters()},
     )

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import warnings
 from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from torch.export.graph_signature import InputKind, OutputKind
 from tvm import relax
 
 from nexus_compiler.frontend.graph import CapturedGraph, Source
+from nexus_compiler.frontend.locations import innermost
 from nexus_compiler.frontend.torch import decompositions, guards, naming, recurrent, sizes
 from nexus_compiler.frontend.torch.importer import ROW, SEED, Importer
 from nexus_compiler.frontend.torch.values import as_array, dtype_name
 from nexus_runtime.errors import CaptureError, NexusError
 from nexus_runtime.signature import FunctionSpec, Signature, TensorSpec
 
+_TORCH = Path(torch.__file__).parent
 _STATE = {OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION}
 
 
@@ -109,6 +112,7 @@ class _Capture:
         self._given: dict[torch.fx.Node, Any] = {}
         self._arrays: dict[str, np.ndarray] = {}
         self._tied: dict[Any, str] = {}
+        self._locations: dict[str, str] = {}
         naming.name_dimensions(program, dynamic_shapes, self._importer.dims)
 
     def graph(self, source: Source) -> CapturedGraph:
@@ -134,7 +138,7 @@ class _Capture:
         names = tuple(spec.name for spec in weights)
         entry = FunctionSpec("main", tuple(inputs), tuple(specs), names, updates, conditions)
         signature = Signature((entry,), tuple(weights))
-        return CapturedGraph(built, signature, self._arrays, source)
+        return CapturedGraph(built, signature, self._arrays, source, locations=self._locations)
 
     # Inputs
     def _placeholders(self) -> None:
@@ -183,6 +187,9 @@ class _Capture:
         pair = self._importer.variable(target, value)
         self._given[node] = pair[0]
         self._weights.append(pair)
+        for user in node.users:
+            if where := innermost(user.meta.get("stack_trace") or "", (_TORCH,)):
+                self._locations.setdefault(target, where)
         self._arrays[target] = np.array(as_array(value), order="C")
 
     # Outputs
