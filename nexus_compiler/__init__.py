@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from nexus_compiler.frontend import CapturedGraph, capture
     from nexus_compiler.frontend.builder import GraphBuilder
     from nexus_compiler.pipeline import CompileOptions, compile, plan
+    from nexus_compiler.session import Session
     from nexus_runtime.artifact import Artifact
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "CapturedGraph",
     "CompileOptions",
     "GraphBuilder",
+    "Session",
     "array_api",
     "capture",
     "compile",
@@ -33,6 +35,7 @@ _LAZY = {
     "CapturedGraph": "nexus_compiler.frontend",
     "CompileOptions": "nexus_compiler.pipeline",
     "GraphBuilder": "nexus_compiler.frontend.builder",
+    "Session": "nexus_compiler.session",
     "capture": "nexus_compiler.frontend",
     "compile": "nexus_compiler.pipeline",
     "grad": "nexus_compiler.define_by_run",
@@ -46,5 +49,14 @@ def __getattr__(name: str) -> Any:
     if name == "array_api":
         return importlib.import_module("nexus_compiler.array_api")
     if name in _LAZY:
+        if name != "Artifact":
+            _import_tvm()
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'nexus_compiler' has no attribute '{name}'")
+
+
+def _import_tvm() -> None:
+    from nexus_runtime.light import without_torch
+
+    with without_torch():
+        importlib.import_module("tvm.relax")

@@ -87,6 +87,34 @@ def outlined(module: IRModule, target: TargetSpec, room: Room, options: CompileO
         return outline(module, options.memory.table)
 
 
+@dataclass(frozen=True)
+class Pieces:
+    """All that a linker needs for one target's module, and what of it was not known before.
+
+    Attributes:
+        objects: bytes and key in the store by unit.
+        factors: everything that the module follows from, but for the graph.
+        regions: the graph cut into regions.
+        record: makes data of these.
+        lowered: names of regions that were lowered anew.
+        built: names of units that were built anew.
+    """
+
+    target: TargetSpec
+    room: Room
+    plan: Plan
+    objects: dict[str, tuple[bytes, str]]
+    factors: tuple[Factor, ...]
+    regions: Outlined
+    record: Callable[[], Record]
+    lowered: tuple[str, ...]
+    built: tuple[str, ...]
+
+    def data(self) -> dict[str, bytes]:
+        """The objects' bytes by unit."""
+        return {name: data for name, (data, _) in self.objects.items()}
+
+
 def build_target(
     module: IRModule,
     captured: CapturedGraph,
@@ -95,10 +123,39 @@ def build_target(
     options: CompileOptions,
 ) -> package.BuiltModule:
     """Build `module`, which went through the common passes, for one target."""
+    return link(build_pieces(module, captured, target, room, options))
+
+
+def link(pieces: Pieces) -> package.BuiltModule:
+    """The module file of `pieces`."""
+    room, target = pieces.room, pieces.target
+    return package.BuiltModule(
+        target=target,
+        room=room,
+        data=room.link(pieces.plan, pieces.data(), target),
+        objects={name: (key, len(data)) for name, (data, key) in pieces.objects.items()},
+        factors=pieces.factors,
+        regions=pieces.record(),
+        work=_work(pieces.plan),
+    )
+
+
+def build_pieces(
+    module: IRModule,
+    captured: CapturedGraph,
+    target: TargetSpec,
+    room: Room,
+    options: CompileOptions,
+) -> Pieces:
+    """Build `module`, which went through the common passes, up to the linker."""
     graph = outlined(module, target, room, options)
     lowering = options.memory.lowering(room, target)
+    lowered: list[str] = []
     with _Objects(target, room, options) as objects:
         if room.region_passes(target):
+            for name, region in graph.regions.items():
+                if options.hooks or lowering.known(region, options.store) is None:
+                    lowered.append(name)
             program, kernels = lowering.program(
                 graph, options.store, options.hooks, each=objects.kernel
             )
@@ -107,15 +164,13 @@ def build_target(
         plan = room.cut(program, captured.signature, target, kernels)
         built = objects.of(plan)
     passes = (*pipelines.common(), *room.graph_passes(target), *room.region_passes(target))
-    return package.BuiltModule(
-        target=target,
-        room=room,
-        data=room.link(plan, {name: data for name, (data, _) in built.items()}, target),
-        objects={name: (key, len(data)) for name, (data, key) in built.items()},
-        factors=(*objects.factors, *base.factors(passes)),
-        regions=options.memory.record(graph, captured, lowering),
-        work=_work(plan),
-    )
+    factors = (*objects.factors, *base.factors(passes))
+    anew = tuple(sorted(objects.built))
+
+    def recorded() -> Record:
+        return options.memory.record(graph, captured, lowering)
+
+    return Pieces(target, room, plan, built, factors, graph, recorded, tuple(lowered), anew)
 
 
 class _Objects:
@@ -127,6 +182,7 @@ class _Objects:
 
     def __init__(self, target: TargetSpec, room: Room, options: CompileOptions) -> None:
         self.factors: tuple[Factor, ...] = (*room.versions, *target.factors())
+        self.built: list[str] = []
         self._target, self._room, self._options = target, room, options
         self._pool = concurrent.futures.ThreadPoolExecutor(max(1, options.jobs))
         self._futures: dict[str, concurrent.futures.Future[tuple[bytes, str]]] = {}
@@ -161,16 +217,18 @@ class _Objects:
 
     def _build(self, unit: Unit) -> tuple[bytes, str]:
         key = Fingerprint((("content", unit.content.decode()), *self.factors))
-        data, _ = self._options.store.get_or_build(
+        data, reused = self._options.store.get_or_build(
             OBJECTS, key, lambda: self._room.build(unit, self._target)
         )
+        if not reused:
+            self.built.append(unit.name)
         return data, key.digest
 
 
 def _work(plan: Plan) -> Work | None:
     """What the kernels of `plan` compute; None where its room makes none."""
     kernels = {unit.name: unit.kernel for unit in plan.units if unit.kernel is not None}
-    return Work(kernels, dict(plan.memory)) if kernels else None
+    return Work(kernels, dict(plan.memory())) if kernels else None
 
 
 def object_keys(

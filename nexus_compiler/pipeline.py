@@ -59,7 +59,7 @@ def compile(
         TargetError: a target is unknown, or its tools are not installed.
     """
     options = options or CompileOptions()
-    rooms = [_prepare(name) for name in _distinct(targets)]
+    rooms = [prepare(name) for name in distinct(targets)]
     options.progress("capture", 0, 1)
     graph = capture(
         model, args, kwargs, shapes=shapes, constants=constants, dynamic_shapes=dynamic_shapes
@@ -67,7 +67,7 @@ def compile(
     options.progress("capture", 1, 1)
     module = common(graph, options.hooks)
     built = [build_target(module, graph, target, room, options) for target, room in rooms]
-    return package.assemble(graph, module, built, flags=_flags(targets, shapes, constants))
+    return package.assemble(graph, module, built, flags=flags(targets, shapes, constants))
 
 
 def plan(
@@ -95,7 +95,7 @@ def plan(
         ArtifactError: what `against` tells of its regions is damaged.
     """
     options = options or CompileOptions()
-    rooms = [_prepare(name) for name in _distinct(targets)]
+    rooms = [prepare(name) for name in distinct(targets)]
     graph = capture(
         model, args, kwargs, shapes=shapes, constants=constants, dynamic_shapes=dynamic_shapes
     )
@@ -118,7 +118,7 @@ def regions(
         TargetError: as `compile`.
     """
     options = options or CompileOptions()
-    rooms = [_prepare(name) for name in _distinct(targets)]
+    rooms = [prepare(name) for name in distinct(targets)]
     graph = capture(model, shapes=shapes)
     module = common(graph, options.hooks)
     found: dict[str, Record] = {}
@@ -159,27 +159,37 @@ def _marked(graph: CapturedGraph) -> IRModule:
     return module
 
 
-def _flags(
+def flags(
     targets: Sequence[str],
     shapes: Mapping[str, Sequence[int | str | None]] | None,
     constants: Mapping[str, np.ndarray] | None,
 ) -> dict[str, str]:
     """What was asked for, as the provenance tells it."""
-    flags = {"targets": " ".join(targets)}
+    told = {"targets": " ".join(targets)}
     for name, dims in (shapes or {}).items():
-        flags[f"shape {name}"] = ",".join("?" if dim is None else str(dim) for dim in dims)
+        told[f"shape {name}"] = ",".join("?" if dim is None else str(dim) for dim in dims)
     for name, value in (constants or {}).items():
-        flags[f"frozen {name}"] = hashlib.sha256(value.tobytes()).hexdigest()
-    return flags
+        told[f"frozen {name}"] = hashlib.sha256(value.tobytes()).hexdigest()
+    return told
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
+def distinct(names: Sequence[str]) -> list[str]:
+    """Each name once.
+
+    Raises:
+        TargetError: there is none.
+    """
     if not names:
         raise TargetError("no target is given", hint="for this machine: --target native")
     return list(dict.fromkeys(names))
 
 
-def _prepare(name: str) -> tuple[TargetSpec, Room]:
+def prepare(name: str) -> tuple[TargetSpec, Room]:
+    """The target called `name`, settled for this machine, and its room.
+
+    Raises:
+        TargetError: it is unknown, or its tools are not installed.
+    """
     target = target_table.load(name)
     room = room_for(target)
     return room.resolve(target), room

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from nexus_runtime import host
 from nexus_runtime.artifact import Artifact
 from nexus_runtime.calls import CallPlan
 from nexus_runtime.errors import ArtifactError, DeviceError, InputError
-from nexus_runtime.executors.base import CallTime, open_module
+from nexus_runtime.executors.base import CallTime, Executor, open_module
 from nexus_runtime.manifest import Manifest
 from nexus_runtime.signature import FunctionSpec, Signature
 
@@ -47,13 +47,42 @@ class Module:
         self.target = target
         weights = artifact.params()
         _check_weights(weights, self.manifest.signature)
-        self._executor = open_module(
+        executor = open_module(
             entry.executor,
             artifact.module_bytes(target),
             self.manifest.signature,
             num_threads=num_threads,
             affinity=affinity,
         )
+        self._bind(executor, weights)
+
+    @classmethod
+    def of(
+        cls,
+        manifest: Manifest,
+        target: str,
+        executor: Executor,
+        weights: Mapping[str, np.ndarray],
+    ) -> Self:
+        """A module of what was opened before.
+
+        Args:
+            manifest: has the signature.
+            target: what `executor` was built for.
+            executor: which nobody has called yet.
+            weights: all that the signature names, by name; nobody writes to them any more.
+
+        Raises:
+            ArtifactError: a weight is missing, or is not what the signature says.
+        """
+        made = cls.__new__(cls)
+        made.manifest, made.target = manifest, target
+        _check_weights(weights, manifest.signature)
+        made._bind(executor, weights)
+        return made
+
+    def _bind(self, executor: Executor, weights: Mapping[str, np.ndarray]) -> None:
+        self._executor = executor
         functions = self.manifest.signature.functions
         self._executor.keep({f.name: [weights[name] for name in f.parameters] for f in functions})
         self.parameters = {name: _read_only(array) for name, array in weights.items()}

@@ -36,7 +36,11 @@ MAY_IMPORT = {
     "build": {"targets", "codegen", "frontend", "ir", "passes", "store"},
     "planning": {"build", "targets", "codegen", "frontend", "ir", "passes", "store"},
     "pipeline": {"build", "targets", "codegen", "frontend", "ir", "passes", "planning", "store"},
-    "cli": {"targets", "codegen", "passes", "pipeline", "planning", "profile", "store", "verify"},
+    "session": {"build", "codegen", "frontend", "pipeline"},
+    "cli": {
+        *("targets", "codegen", "passes", "pipeline", "planning", "profile", "session", "store"),
+        "verify",
+    },
     "define_by_run": {"frontend", "ir", "passes", "pipeline"},
     "array_api": {"define_by_run", "frontend"},
 }
@@ -50,12 +54,23 @@ EXCEPTIONS = {
     ("frontend/tracing/array.py", "array_api"),
 }
 # The vocabulary that both packages share; the rest of the runtime is only for those named here.
-SHARED = {"errors", "guards", "signature", "manifest", "files", "host", "tensors", "work"}
+SHARED = {
+    "errors",
+    "guards",
+    "signature",
+    "manifest",
+    "files",
+    "host",
+    "tensors",
+    "threads",
+    "work",
+}
 MAY_OPEN_ARTIFACTS = (
     "codegen/package.py",
     "dynamo/",
     "pipeline.py",
     "profile/",
+    "session.py",
     "store/served.py",
     "verify/",
     "cli/",

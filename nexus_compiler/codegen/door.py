@@ -8,8 +8,8 @@ Outside the rooms nobody knows what a unit or an object is.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +19,9 @@ from nexus_compiler.codegen.kernels import Kernel
 from nexus_compiler.passes.base import Pass
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime.errors import TargetError, nearest
+from nexus_runtime.executors.base import Executor
 from nexus_runtime.signature import FunctionSpec, Signature
+from nexus_runtime.threads import Threads
 from nexus_runtime.work import Kernel as Work
 from nexus_runtime.work import Memory
 
@@ -45,12 +47,12 @@ class Unit:
 class Plan:
     """A module after the room's passes, cut into units; `host` is what is left for the linker.
 
-    `memory` tells, where the room plans it, what each function sets aside.
+    `memory` finds out, where the room plans it, what each function sets aside.
     """
 
     units: tuple[Unit, ...]
     host: Any
-    memory: Mapping[str, Memory] = field(default_factory=dict[str, Memory])
+    memory: Callable[[], Mapping[str, Memory]] = dict
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,21 @@ class Room(Protocol):
 
     def link(self, plan: Plan, objects: Mapping[str, bytes], target: TargetSpec) -> bytes:
         """Put objects (by unit name) together to a module file; same input, same bytes."""
+        ...
+
+    def open(
+        self,
+        plan: Plan,
+        objects: Mapping[str, bytes],
+        signature: Signature,
+        target: TargetSpec,
+        setting: Threads,
+    ) -> Executor:
+        """Run what `link` would make in this process, at once.
+
+        Raises:
+            TargetError: a tool that this needs is not installed.
+        """
         ...
 
     def emulate(

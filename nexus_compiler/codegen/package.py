@@ -69,25 +69,44 @@ def assemble(
         signature=graph.signature,
         modules=tuple(_entry(one) for one in built),
         regions=_regions(module),
-        provenance=_provenance(graph, built, flags),
+        provenance=_provenance(graph, [one.room for one in built], flags),
         members={},
         training=graph.training,
     )
     return artifact.assemble(draft, members, graph.params)
 
 
+def unwritten(graph: CapturedGraph, room: Room, flags: Mapping[str, str]) -> manifest.Manifest:
+    """What is said of a module that stays in this process: of no file, and so without hashes."""
+    return manifest.Manifest(
+        format=manifest.FORMAT,
+        version=manifest.VERSION,
+        signature=graph.signature,
+        modules=(),
+        regions=(),
+        provenance=_provenance(graph, [room], flags),
+        members={},
+        training=graph.training,
+    )
+
+
 def _member(built: BuiltModule) -> str:
     return f"modules/{built.target.name}{built.room.suffix}"
 
 
+def needs(target: TargetSpec) -> manifest.Requires:
+    """What a machine must have to run modules for `target`, as the manifest says it."""
+    requires = target.requires
+    return manifest.Requires(requires.machine, requires.cpu_features, requires.packages)
+
+
 def _entry(built: BuiltModule) -> manifest.ModuleEntry:
-    requires = built.target.requires
     return manifest.ModuleEntry(
         target=built.target.name,
         executor=built.room.executor,
         member=_member(built),
         rank=built.target.rank,
-        requires=manifest.Requires(requires.machine, requires.cpu_features, requires.packages),
+        requires=needs(built.target),
         objects=tuple(
             manifest.ObjectEntry(name=name, fingerprint=key, size=size)
             for name, (key, size) in sorted(built.objects.items())
@@ -121,11 +140,11 @@ def _count_operators(function: relax.Function) -> dict[str, int]:
 
 
 def _provenance(
-    graph: CapturedGraph, built: Sequence[BuiltModule], flags: Mapping[str, str]
+    graph: CapturedGraph, rooms: Sequence[Room], flags: Mapping[str, str]
 ) -> manifest.Provenance:
     versions = {"tvm": tvm.__version__, "python": platform.python_version()}
-    for one in built:
-        versions.update(one.room.versions)
+    for room in rooms:
+        versions.update(room.versions)
     return manifest.Provenance(
         compiler=f"nexus-compiler {metadata.version('nexus-compiler')}",
         source_kind=graph.source.kind,

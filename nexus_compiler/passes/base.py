@@ -48,9 +48,28 @@ Hook = Callable[[int, Pass, IRModule, float], None]
 def run(module: IRModule, passes: Sequence[Pass], hooks: Sequence[Hook] = ()) -> IRModule:
     """Run `passes` in order, calling every hook after each.
 
+    The law is checked where the last of them says that it holds. Only a list that breaks it runs
+    again with a check after each pass, to name the one that did: checks took a third of a rebuild.
+
     Raises:
         InternalError: a pass left a module that breaks the law of its stage.
     """
+    if hooks:
+        return _checked(module, passes, hooks)
+    last = max((place for place, step in enumerate(passes) if step.leaves), default=-1)
+    made = module
+    try:
+        for place, step in enumerate(passes):
+            made = step.apply(made)
+            if place == last:
+                law.check(made, step.leaves, after=step.name)
+    except Exception:
+        _checked(module, passes, ())
+        raise
+    return made
+
+
+def _checked(module: IRModule, passes: Sequence[Pass], hooks: Sequence[Hook]) -> IRModule:
     for position, step in enumerate(passes):
         begin = time.perf_counter()
         module = step.apply(module)

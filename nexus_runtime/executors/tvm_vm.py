@@ -7,15 +7,13 @@ operating system gives an old library back when a new one is loaded from the sam
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import hashlib
 import importlib.util
 import os
-import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from nexus_runtime import files, threads
 from nexus_runtime.errors import ArtifactError, DeviceError
 from nexus_runtime.executors import tvm_tensors
 from nexus_runtime.executors.base import CallTime
+from nexus_runtime.light import without_torch
 from nexus_runtime.signature import Signature
 
 _CPU, _POOLED_ALLOCATOR = 1, 2
@@ -43,7 +42,17 @@ def open_module(
     affinity: Sequence[int] | None = None,
 ) -> TvmExecutor:
     """Open a shared library; see `executors.base.open_module`."""
-    return TvmExecutor(data, signature, threads.settle(num_threads, affinity))
+    setting = threads.settle(num_threads, affinity)
+    _load_runtime()
+    return TvmExecutor(load_library(_unpack(data, setting.label), setting), signature)
+
+
+def load_library(path: Path, setting: threads.Threads) -> Any:
+    """The shared library at `path` with its launcher; nothing else may have loaded it before."""
+    ffi = _load_runtime()
+    library = ffi.load_module(str(path))
+    threads.install(path, setting, ffi.LIB)
+    return library
 
 
 @dataclass(frozen=True)
@@ -55,9 +64,14 @@ class _Kept:
 
 
 class TvmExecutor:
-    """A pool of virtual machines over one library: each call takes one out and puts it back."""
+    """A pool of virtual machines over one program: each call takes one out and puts it back.
 
-    def __init__(self, data: bytes, signature: Signature, setting: threads.Threads) -> None:
+    Args:
+        library: the program, as a library that was loaded or was made in this process.
+        signature: what it offers.
+    """
+
+    def __init__(self, library: Any, signature: Signature) -> None:
         self._ffi = _load_runtime()
         self._tensor = tvm_tensors.importer(self._ffi)
         self._item = self._ffi.get_global_func("ffi.ArrayGetItem")
@@ -66,9 +80,7 @@ class TvmExecutor:
             for f in signature.functions
         }
         self._donated = {f.name: f.donated for f in signature.functions}
-        path = _unpack(data, setting.label)
-        self._library = self._ffi.load_module(str(path))
-        threads.install(path, setting, self._ffi.LIB)
+        self._library = library
         # Several threads take from and add to the list at once, which lists are made for.
         self._idle: list[_Machine] = []
         self._weights: Mapping[str, Sequence[np.ndarray]] = {}
@@ -201,7 +213,7 @@ def _shape(argument: Any) -> tuple[int, ...]:
 
 @functools.cache
 def _load_runtime() -> Any:
-    with _without_torch():
+    with without_torch():
         import tvm_ffi
     library = runtime_library()
     # Sorts live in a library of their own, which a very small device may go without.
@@ -235,21 +247,6 @@ def runtime_library() -> Path:
         "TVM's runtime library is not installed",
         hint="pip install apache-tvm, or set NEXUS_TVM_RUNTIME to a libtvm_runtime.so",
     )
-
-
-@contextlib.contextmanager
-def _without_torch() -> Generator[None]:
-    # tvm_ffi imports torch when it is installed (one second, 190 MB), for a symbol conflict on
-    # Windows. A None in sys.modules makes that import fail, which tvm_ffi expects.
-    if "torch" in sys.modules or "tvm_ffi" in sys.modules or sys.platform == "win32":
-        yield
-        return
-    modules: dict[str, Any] = sys.modules
-    modules["torch"] = None
-    try:
-        yield
-    finally:
-        del sys.modules["torch"]
 
 
 # The setting of threads that the library of each digest was first loaded with in this process.

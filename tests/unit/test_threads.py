@@ -17,9 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nexus_runtime import cli, threads
+from nexus_runtime import cli, light, threads
 from nexus_runtime.errors import DeviceError
-from nexus_runtime.executors import tvm_vm
 from nexus_runtime.threads import cores, pool
 
 
@@ -133,7 +132,7 @@ def test_the_status_of_a_task_that_fails_is_the_launchs(crew: pool.Pool, bad: in
 
 
 def test_an_error_reaches_the_callers_thread(crew: pool.Pool) -> None:
-    with tvm_vm._without_torch():
+    with light.without_torch():
         import tvm_ffi
 
     crew.carry_errors(tvm_ffi.LIB)

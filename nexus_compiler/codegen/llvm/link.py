@@ -29,6 +29,20 @@ def find_linker(target: TargetSpec) -> str | None:
     return next((path for name in linkers(target) if (path := shutil.which(name))), None)
 
 
+def needed_linker(target: TargetSpec) -> str:
+    """As `find_linker`.
+
+    Raises:
+        TargetError: none is installed.
+    """
+    if (found := find_linker(target)) is None:
+        raise TargetError(
+            f"target '{target.name}' needs one of these linkers: {', '.join(linkers(target))}",
+            hint="`nexusc doctor` says how to install it",
+        )
+    return found
+
+
 def link(
     program: IRModule, objects: Mapping[str, bytes], target: TargetSpec, llvm: tvm.target.Target
 ) -> bytes:
@@ -37,18 +51,13 @@ def link(
     Raises:
         TargetError: no linker for the target is installed.
     """
-    linker = find_linker(target)
-    if linker is None:
-        raise TargetError(
-            f"target '{target.name}' needs one of these linkers: {', '.join(linkers(target))}",
-            hint="`nexusc doctor` says how to install it",
-        )
+    linker = needed_linker(target)
     with tempfile.TemporaryDirectory(prefix="nexus-link-") as directory:
         executable = _executable(program, objects, llvm, Path(directory))
         library = Path(directory) / "module.so"
         executable.export_library(
             str(library),
-            fcompile=lambda output, inputs, **_: _run_linker(linker, output, inputs),
+            fcompile=lambda output, inputs, **_: run_linker(linker, output, inputs),
             workspace_dir=directory,
         )
         return library.read_bytes()
@@ -62,13 +71,20 @@ def _executable(
         path = directory / f"{name}.o"
         path.write_bytes(objects[name])
         libraries.append(tvm.runtime.load_static_library(str(path), [name]))
-    builder = relax.ExecBuilder()
-    with llvm:
-        relax.vm_build._vmcodegen(builder, program, "bytecode")
+    builder = bytecode(program, llvm)
     return relax.VMExecutable(relax.vm_build._ffi_api.VMLink(builder, llvm, None, libraries, {}))
 
 
-def _run_linker(linker: str, output: str, inputs: Sequence[str]) -> None:
+def bytecode(program: IRModule, llvm: tvm.target.Target) -> relax.ExecBuilder:
+    """`program` as code of the virtual machine."""
+    builder = relax.ExecBuilder()
+    with llvm:
+        relax.vm_build._vmcodegen(builder, program, "bytecode")
+    return builder
+
+
+def run_linker(linker: str, output: str, inputs: Sequence[str]) -> None:
+    """Link `inputs` to the shared library `output`."""
     # No build id and no debug sections: both would carry the temporary directory's name.
     command = [linker, "-shared", "-fPIC", "-Wl,--build-id=none", "-s", "-o", output, *inputs]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

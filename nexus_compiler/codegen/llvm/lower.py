@@ -42,7 +42,7 @@ def to_host_and_kernels(
         Unit(name, kernel.content.encode(), kernel, kernel.work)
         for name, kernel in sorted(every.items())
     ]
-    return Plan(tuple(units), host, work.memory(module))
+    return Plan(tuple(units), host, lambda: work.memory(module))
 
 
 def revive(content: str, kernel: bytes) -> Unit:

@@ -12,7 +12,7 @@ from tvm import IRModule, tirx
 
 from nexus_compiler.codegen.door import Plan, Requirement, Unit
 from nexus_compiler.codegen.kernels import Kernel
-from nexus_compiler.codegen.llvm import donate, emulate, link, lower, native, work
+from nexus_compiler.codegen.llvm import donate, emulate, inprocess, link, lower, native, work
 from nexus_compiler.codegen.llvm.pack import LegalizePacked
 from nexus_compiler.codegen.llvm.schedule import Schedule
 from nexus_compiler.codegen.llvm.sort_scan import SortAndScan
@@ -30,7 +30,9 @@ from nexus_compiler.passes.keep_bytes import KeepBytes
 from nexus_compiler.passes.prepare_weights import PrepareWeights
 from nexus_compiler.passes.subpixel import SubPixel
 from nexus_compiler.targets import TargetSpec
+from nexus_runtime.executors.base import Executor
 from nexus_runtime.signature import FunctionSpec, Signature
+from nexus_runtime.threads import Threads
 from nexus_runtime.work import Kernel as Work
 
 
@@ -115,6 +117,19 @@ class LlvmRoom:
     def link(self, plan: Plan, objects: Mapping[str, bytes], target: TargetSpec) -> bytes:
         """A shared library with the program of the virtual machine in it."""
         return link.link(plan.host, objects, target, tvm_target(target))
+
+    def open(
+        self,
+        plan: Plan,
+        objects: Mapping[str, bytes],
+        signature: Signature,
+        target: TargetSpec,
+        setting: Threads,
+    ) -> Executor:
+        """Only kernels that this process has not loaded yet are linked."""
+        return inprocess.open_program(
+            plan.host, objects, signature, target, tvm_target(target), setting
+        )
 
     def emulate(
         self,

@@ -19,7 +19,9 @@ from nexus_compiler.passes.base import Pass
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime.errors import DeviceError, TargetError
 from nexus_runtime.executors import jax_export
+from nexus_runtime.executors.base import Executor, open_module
 from nexus_runtime.signature import FunctionSpec, Signature
+from nexus_runtime.threads import Threads
 from nexus_runtime.work import Kernel as Work
 
 _PACKAGES = ("jax", "jaxlib", "flatbuffers")
@@ -128,6 +130,18 @@ class XlaRoom:
         from nexus_compiler.codegen.xla.export import export_function
 
         return export_function(unit.payload, platforms=platforms, precision=precision)
+
+    def open(
+        self,
+        plan: Plan,
+        objects: Mapping[str, bytes],
+        signature: Signature,
+        target: TargetSpec,
+        setting: Threads,
+    ) -> Executor:
+        """The module, linked and opened."""
+        data = self.link(plan, objects, target)
+        return open_module(self.executor, data, signature, num_threads=setting.count)
 
     def revive(self, content: str, kernel: bytes) -> Unit:
         """Not possible: graphs are not kept.

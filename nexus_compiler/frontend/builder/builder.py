@@ -65,9 +65,20 @@ class GraphBuilder(
     def parameters(self) -> dict[str, np.ndarray]:
         """The weights by name, float32: those of `with_weights`, else the initial ones."""
         specs = self.parameter_specs()
-        held = {name: array for name, array in self.weights.items() if name in specs}
-        drawn = weights.draw({n: spec for n, spec in specs.items() if n not in held}, self.seed)
-        return {name: held[name] if name in held else drawn[name] for name in specs}
+        return self._parameters(
+            weights.draw({n: s for n, s in specs.items() if n not in self.weights}, self.seed)
+        )
+
+    def shared_parameters(self) -> dict[str, np.ndarray]:
+        """As `parameters`; initial ones are read-only, and drawn once while anyone has them."""
+        specs = self.parameter_specs()
+        return self._parameters(
+            weights.drawn({n: s for n, s in specs.items() if n not in self.weights}, self.seed)
+        )
+
+    def _parameters(self, drawn: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        held = self.weights
+        return {n: held[n] if n in held else drawn[n] for n in self.parameter_specs()}
 
     def with_weights(self, parameters: Mapping[str, np.ndarray]) -> Self:
         """The network with these weights instead of initial ones, e.g. as training left them.

@@ -91,7 +91,7 @@ def inference_graph(builder: GraphBuilder, function: str = "main") -> CapturedGr
     return CapturedGraph(
         module=block.get(),
         signature=Signature((spec,), specs),
-        params=builder.parameters(),
+        params=builder.shared_parameters(),
         source=Source("graph-builder", "GraphBuilder"),
         locations={name: step.location for step in builder.steps for name in step.parameters()},
     )

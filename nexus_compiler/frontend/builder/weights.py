@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from nexus_compiler.frontend.builder import initial
 from nexus_compiler.frontend.builder.layers.base import Parameter
 from nexus_runtime.errors import ArtifactError, ShapeError
 from nexus_runtime.files import write_atomically
@@ -21,6 +23,28 @@ def draw(specs: Mapping[str, Parameter], seed: int) -> dict[str, np.ndarray]:
         stream = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
         found[name] = spec.initial.draw(stream, spec.shape, spec.fans).astype(np.float32)
     return found
+
+
+def drawn(specs: Mapping[str, Parameter], seed: int) -> dict[str, np.ndarray]:
+    """As `draw`, read-only; an array that somebody still holds is not drawn again."""
+    found: dict[str, np.ndarray] = {}
+    for name, spec in specs.items():
+        # A class of the user's may draw from what does not show.
+        known = type(spec.initial).__module__ == initial.__name__
+        key = (name, repr(spec), seed)
+        array = _DRAWN.get(key) if known else None
+        if array is None:
+            array = draw({name: spec}, seed)[name]
+            array.flags.writeable = False
+            if known:
+                _DRAWN[key] = array
+        found[name] = array
+    return found
+
+
+_DRAWN: weakref.WeakValueDictionary[tuple[str, str, int], np.ndarray] = (
+    weakref.WeakValueDictionary()
+)
 
 
 def fitting(

@@ -1,0 +1,87 @@
+"""Loads kernels and a program into this process without writing a module.
+
+Kernels that are new are linked to one shared library, which takes 20 ms and not the 100 ms of all
+of them; kernels that were loaded before stay. The program of the virtual machine is made in memory
+and finds its kernels in these libraries.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm import IRModule
+
+from nexus_compiler.codegen.llvm import link
+from nexus_compiler.targets import TargetSpec
+from nexus_runtime.executors.tvm_vm import TvmExecutor, load_library
+from nexus_runtime.signature import Signature
+from nexus_runtime.threads import Threads
+
+
+def open_program(
+    program: IRModule,
+    objects: Mapping[str, bytes],
+    signature: Signature,
+    target: TargetSpec,
+    llvm: tvm.target.Target,
+    setting: Threads,
+) -> TvmExecutor:
+    """An executor of `program`, whose kernels are `objects` by name.
+
+    Raises:
+        TargetError: no linker for the target is installed.
+    """
+    executable = link.bytecode(program, llvm).get()
+    for library in _LOADED.libraries(objects, target, setting):
+        executable.mod.import_module(library)
+    return TvmExecutor(executable.mod, signature)
+
+
+class _Loaded:
+    """Libraries of kernels that this process has loaded. They are never unloaded."""
+
+    def __init__(self) -> None:
+        # By setting of threads too, as a library holds one pointer to its launcher; and by target,
+        # so that no kernel hides one of its name that was built for another.
+        self._libraries: dict[tuple[str, str, str, str], Any] = {}
+        self._lock = threading.Lock()
+
+    def libraries(
+        self, objects: Mapping[str, bytes], target: TargetSpec, setting: Threads
+    ) -> list[Any]:
+        """Libraries that hold all of `objects`, each once."""
+        built_for = repr(target.factors())
+        keys = {
+            name: (name, hashlib.sha256(data).hexdigest(), setting.label, built_for)
+            for name, data in sorted(objects.items())
+        }
+        with self._lock:
+            if fresh := [name for name, key in keys.items() if key not in self._libraries]:
+                made = _load({name: objects[name] for name in fresh}, target, setting)
+                self._libraries.update({keys[name]: made for name in fresh})
+            found = [self._libraries[key] for key in keys.values()]
+        return list({id(library): library for library in found}.values())
+
+
+def _load(objects: Mapping[str, bytes], target: TargetSpec, setting: Threads) -> Any:
+    linker = link.needed_linker(target)
+    # The file may go as soon as it is mapped; the loader knows libraries by device and inode, which
+    # stay taken as long as it is.
+    with tempfile.TemporaryDirectory(prefix="nexus-kernels-") as directory:
+        inputs: list[str] = []
+        for name, data in objects.items():
+            path = Path(directory) / f"{name}.o"
+            path.write_bytes(data)
+            inputs.append(str(path))
+        library = Path(directory) / "kernels.so"
+        link.run_linker(linker, str(library), inputs)
+        return load_library(library, setting)
+
+
+_LOADED = _Loaded()
