@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +12,8 @@ _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 def caller(packages: Sequence[Path]) -> str:
     """File and line that called into `packages`; "" where that is no file."""
-    frame = sys._getframe(1)
+    here = inspect.currentframe()
+    frame = None if here is None else here.f_back
     while frame is not None and _within(frame.f_code.co_filename, packages):
         frame = frame.f_back
     if frame is None or frame.f_code.co_filename.startswith("<"):
