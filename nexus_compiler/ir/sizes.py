@@ -25,7 +25,7 @@ def text(size: Any, outer: int = 0) -> int | str:
     if kind in {"Min", "Max"}:
         return f"{kind.lower()}({text(size.a)}, {text(size.b)})"
     if kind not in _SYMBOLS:
-        return str(size)
+        return str(str(size))  # TVM's is a subclass of `str`, which cannot be encoded
     symbol, strength = _SYMBOLS[kind]
     line = f"{text(size.a, strength)} {symbol} {text(size.b, strength + 1)}"
     return f"({line})" if strength < outer else line

@@ -143,7 +143,7 @@ def _attributes(attrs: Any) -> dict[str, str]:
     if attrs is None:
         return {}
     fields = type(attrs).__tvm_ffi_type_info__.fields
-    return {field.name: str(getattr(attrs, field.name)) for field in fields}
+    return {field.name: _plain(getattr(attrs, field.name)) for field in fields}
 
 
 def _operand(value: Any, names: Mapping[relax.Var, str]) -> str:
@@ -151,7 +151,12 @@ def _operand(value: Any, names: Mapping[relax.Var, str]) -> str:
         return f"({', '.join(_operand(one, names) for one in value.fields)})"
     if isinstance(value, relax.ShapeExpr):
         return str([text(size) for size in value.values])
-    return names[value] if value in names else str(value)
+    return names[value] if value in names else _plain(value)
+
+
+def _plain(value: Any) -> str:
+    # TVM's objects tell themselves in a subclass of `str`, which cannot be encoded.
+    return str(str(value))
 
 
 def _type(ty: Any) -> str:
