@@ -101,6 +101,36 @@ def test_convolutions_over_open_sizes_learn(name: str) -> None:
     assert len(dynamo.report().graphs) == 2
 
 
+def in_chunks(x: Any) -> Any:
+    """Sums within chunks of 4 rows; the gradient of the border cuts by what may be nothing."""
+    chunks = F.pad(x, (0, 0, 0, -x.shape[0] % 4)).reshape(-1, 4, 3)
+    return torch.cumsum(chunks, 1).reshape(-1, 3)[: x.shape[0]]
+
+
+def to_seven_rows(x: Any) -> Any:
+    """A border that cuts where there are more."""
+    return F.pad(x, (0, 0, 0, 7 - x.shape[0]), value=2.0) * torch.arange(7.0)[:, None]
+
+
+def moved(x: Any) -> Any:
+    """One end cuts where the other adds."""
+    return F.pad(x, (0, 0, 6 - x.shape[0], x.shape[0] - 5), value=2.0) * 3
+
+
+@pytest.mark.parametrize("bordered", [in_chunks, to_seven_rows, moved])
+def test_borders_whose_widths_are_open_add_and_cut(bordered: Callable[[Any], Any]) -> None:
+    compiled = torch.compile(bordered, backend="nexus", dynamic=True)
+    for rows in (5, 6, 8, 9):
+        x = torch.randn(rows, 3)
+        found: list[Any] = []
+        for function in (compiled, bordered):
+            given = x.clone().requires_grad_()
+            result = function(given)
+            found.append((result, *torch.autograd.grad(result.square().sum(), given)))
+        torch.testing.assert_close(*found, rtol=2e-5, atol=2e-5)
+    assert len(dynamo.report().graphs) == 2
+
+
 def test_products_of_sizes_that_only_a_guard_makes_equal() -> None:
     def pairs(x: Any, y: Any) -> Any:
         rows = x.shape[0] // 2

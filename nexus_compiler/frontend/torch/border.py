@@ -18,23 +18,25 @@ def constant_pad(node: Node) -> Any:
     x, widths, rank = node["self"], node["pad"], node.rank()
     pairs = [(0, 0)] * (rank - len(widths) // 2)
     pairs += list(zip(widths[::2], widths[1::2]))[::-1]
-    return pad(node, x, pairs, node["value"])
+    bordered = pad(node, x, pairs, node["value"])
+    # Where only the running model knows whether a width cuts, the shape is beyond what TVM proves.
+    decided = all(sizes.at_least_zero(width) in {0, width} for width in widths)
+    return bordered if decided else node.reshape(bordered, node.shape)
 
 
 def pad(node: Node, x: Any, pairs: list[tuple[Any, Any]], value: Any = 0) -> relax.Expr:
     """`x` with a border of (before, after) on each axis; a negative width cuts."""
-    for axis, (before, after) in enumerate(pairs):
-        low = -before if sizes.is_negative(before) else 0
-        high = -after if sizes.is_negative(after) else 0
+    for axis, pair in enumerate(pairs):
+        low, high = (sizes.at_least_zero(-width) for width in pair)
         if low != 0 or high != 0:
-            size = x.ty.shape.values[axis]
-            ends: Any = [size - high]
+            low, high = node.dims([low, high])
+            ends: Any = [x.ty.shape.values[axis] - high]
             x = node.emit(R.strided_slice(x, [axis], [low], ends, [1], assume_inbound=True))
-    grown = [0 if sizes.is_negative(w) else w for pair in pairs for w in pair]
+    grown = [sizes.at_least_zero(width) for pair in pairs for width in pair]
     if not any(grown):
         return x
     if any(map(sizes.is_symbolic, grown)):
-        return _pad_by_concat(node, x, pairs, value)
+        return _pad_by_concat(node, x, list(zip(grown[::2], grown[1::2])), value)
     kind = dtype_of(x)
     if kind == "bool":
         wide = node.emit(R.nn.pad(node.cast(x, "int8"), grown, "constant", float(value)))
@@ -46,7 +48,7 @@ def _pad_by_concat(node: Node, x: Any, pairs: list[tuple[Any, Any]], value: Any)
     for axis, pair in enumerate(pairs):
         parts: list[Any] = [x]
         for place, width in enumerate(pair):
-            if width == 0 or sizes.is_negative(width):
+            if width == 0:
                 continue
             shape: Any = list(x.ty.shape.values)
             shape[axis] = node.dims([width])[0]

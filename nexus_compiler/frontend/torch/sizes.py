@@ -51,10 +51,22 @@ def is_symbolic(size: Size) -> bool:
 
 def is_negative(size: Size) -> bool:
     """Whether `size` is below 0 for every shape of the inputs; symbols are never negative."""
+    return size < 0 if not is_symbolic(size) else bool(_with_positive_symbols(size).is_negative)
+
+
+def at_least_zero(size: Size) -> Size:
+    """`size`, or 0 where it is negative, which for some sizes only the running model knows."""
     if not is_symbolic(size):
-        return size < 0
+        return max(size, 0)
+    known = _with_positive_symbols(size)
+    if known.is_nonpositive:
+        return 0
+    return size if known.is_nonnegative else sympy.Max(size, 0)
+
+
+def _with_positive_symbols(size: Any) -> Any:
     positive = {s: sympy.Symbol(s.name, integer=True, positive=True) for s in size.free_symbols}
-    return bool(size.xreplace(positive).is_negative)
+    return size.xreplace(positive)
 
 
 class Dims:
