@@ -96,7 +96,7 @@ class RegionTable:
         Returns:
             None where the nodes need a size that no tensor from outside tells.
         """
-        ordered = _in_canonical_order(list(nodes), weights, self.interner)
+        ordered = _in_canonical_order(list(nodes), weights, used, self.interner)
         signed = _Signature(ordered, weights, used)
         if signed.key is None:
             return None
@@ -145,33 +145,26 @@ class _Renamer(relax.PyExprMutator):
 
 
 def _in_canonical_order(
-    nodes: list[Node], weights: set[relax.Var], interner: Interner
+    nodes: list[Node], weights: set[relax.Var], used: set[relax.Var], interner: Interner
 ) -> list[Node]:
-    """Each node behind what it reads; of those that could come next, that of the lowest label.
+    """Each node behind what it reads; of those that could come next, that of the lowest rank.
 
-    A label follows from what a node computes, so that the order of independent lines of the model
-    does not count.
+    A rank follows from what a node computes and from who reads it, so that the order of
+    independent lines of the model does not count. Its details come last in it: where one is
+    edited, the others keep their order, and the edit can be named.
     """
     if len(nodes) == 1:
         return nodes
-    labels: dict[relax.Var, int] = {}
+    rank = _ranks(nodes, weights, used, interner)
     made = {node.binding.var: node for node in nodes}
     waits: dict[int, int] = {}
     readers: dict[int, list[Node]] = {}
     for node in nodes:
-        reads = [
-            labels.get(v) or label((nameless(kind_of(v.ty)), v in weights)) for v in node.reads
-        ]
-        code = node.attributes
-        if node.operator != "tuple_get_item":
-            code = interner.code(code)
-        parts = (node.operator, nameless(node.operands), code, nameless(node.kind))
-        labels[node.binding.var] = label((*parts, *reads))
         sources = {made[v].position for v in node.reads if v in made}
         waits[node.position] = len(sources)
         for source in sources:
             readers.setdefault(source, []).append(node)
-    ready = [(labels[n.binding.var], n.position, n) for n in nodes if not waits[n.position]]
+    ready = [(rank[n.binding.var], n.position, n) for n in nodes if not waits[n.position]]
     heapq.heapify(ready)
     ordered: list[Node] = []
     while ready:
@@ -180,8 +173,53 @@ def _in_canonical_order(
         for reader in readers.get(node.position, ()):
             waits[reader.position] -= 1
             if not waits[reader.position]:
-                heapq.heappush(ready, (labels[reader.binding.var], reader.position, reader))
+                heapq.heappush(ready, (rank[reader.binding.var], reader.position, reader))
     return ordered
+
+
+def _ranks(
+    nodes: Sequence[Node], weights: set[relax.Var], used: set[relax.Var], interner: Interner
+) -> dict[relax.Var, Key]:
+    """What each node is ordered by: its operator, the operators around it, then everything."""
+    plain: dict[relax.Var, Key] = {}
+    full: dict[relax.Var, Key] = {}
+    for node in nodes:
+        code = node.attributes
+        if node.operator != "tuple_get_item":
+            code = interner.code(code)
+        plain[node.binding.var] = (node.operator, node.binding.var in used)
+        parts = (nameless(node.operands), code, nameless(node.kind))
+        full[node.binding.var] = (*plain[node.binding.var], *parts)
+    outside = {v: None for node in nodes for v in node.reads if v not in full}
+    coarse = _labels(nodes, plain, {v: int(v in weights) for v in outside})
+    told = {v: label((nameless(kind_of(v.ty)), v in weights)) for v in outside}
+    fine = _labels(nodes, full, told)
+    return {v: (key[0], coarse[v], fine[v]) for v, key in plain.items()}
+
+
+def _labels(
+    nodes: Sequence[Node], own: Mapping[relax.Var, Key], outside: Mapping[relax.Var, int]
+) -> dict[relax.Var, int]:
+    """A number for each variable that nodes read or make, whatever the order of `nodes`.
+
+    Nodes are told apart by what they read, then by who reads them, twice (after Weisfeiler and
+    Leman, "The reduction of a graph to canonical form", 1968): two products of one input are alike
+    until one sees that different functions follow.
+    """
+    labels = dict(outside)
+    for _ in range(2):
+        for node in nodes:
+            reads = [labels[v] for v in node.reads]
+            labels[node.binding.var] = label((*own[node.binding.var], *reads))
+        seen: dict[relax.Var, list[tuple[int, int]]] = {}
+        for node in reversed(nodes):
+            variable = node.binding.var
+            labels[variable] = label((labels[variable], sorted(seen.get(variable, ()))))
+            for place, source in enumerate(node.reads):
+                seen.setdefault(source, []).append((labels[variable], place))
+        for variable in outside:
+            labels[variable] = label((labels[variable], sorted(seen[variable])))
+    return labels
 
 
 class _Signature:

@@ -39,23 +39,35 @@ def clusters(nodes: Sequence[Node], early: set[int]) -> list[Cluster]:
     """Cut `nodes` but for those at the positions `early`, which follow from weights alone.
 
     Returns the clusters in an order in which each stands behind what it reads. Contracting each to
-    one node leaves the graph without cycles: reads go to lower depths or stay within.
+    one node leaves the graph without cycles: reads go to lower depths, to scalars that read no
+    tensor of their depth, or stay within.
     """
     producers = _producers(nodes, early)
     group = _Groups(producers)
     depth: dict[int, int] = {}
+    light: set[int] = set()
     for position, sources in producers.items():
         anchor = is_anchor(nodes[position].operator)
         deepest = max([depth[source] for source in sources], default=0)
         # What reads an opaque node must not join what the opaque node reads.
         behind = any(nodes[s].operator is None and depth[s] == deepest for s in sources)
         depth[position] = deepest + (1 if (anchor and sources) or behind else 0)
+        near = [source for source in sources if depth[source] == depth[position]]
+        if _is_scalar(nodes[position]) and not anchor and light.issuperset(near):
+            light.add(position)
         if not anchor or behind:
-            for source in sources:
-                if depth[source] == depth[position] and nodes[source].operator is not None:
+            for source in near:
+                # What only scalars make (a learning rate) would join all that it scales.
+                apart = source in light and position not in light
+                if nodes[source].operator is not None and not apart:
                     group.join(position, source)
     _sink(group, producers, depth, nodes)
     return _ordered(group, producers, nodes)
+
+
+def _is_scalar(node: Node) -> bool:
+    """Whether a node makes one tensor of one value."""
+    return node.kind is not None and node.kind[0] == "T" and all(s == 1 for s in node.kind[2:])
 
 
 def _producers(nodes: Sequence[Node], early: set[int]) -> dict[int, list[int]]:
