@@ -19,6 +19,7 @@ import msgspec
 import tvm
 from tvm import IRModule, relax, tirx
 from tvm.ir import GlobalVar
+from tvm.s_tir.stmt import SBlockRealize
 
 from nexus_compiler.codegen import inline
 from nexus_compiler.codegen.door import Room
@@ -239,7 +240,13 @@ def _to_json(function: tirx.PrimFunc) -> bytes:
 
 
 def _head(kernel: tirx.PrimFunc) -> tirx.PrimFunc:
-    """A kernel that does nothing: those who call it look at no more than its parameters."""
+    """A kernel that does nothing: those who call it look at no more than its parameters.
+
+    One that only reshapes stays as it is: TVM looks at its loops, and calls no kernel for it.
+    """
+    loops = isinstance(kernel.body, SBlockRealize)  # of nothing else it may be asked
+    if loops and relax.analysis.has_reshape_pattern(kernel):
+        return kernel
     return tirx.PrimFunc(kernel.params, tirx.Evaluate(0), attrs=kernel.attrs)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -11,7 +13,9 @@ from tvm import relax
 
 import nexus_compiler
 import nexus_runtime
+from nexus_compiler.build import CompileOptions, Memory
 from nexus_compiler.frontend.onnx import capture
+from nexus_compiler.store.local import LocalStore
 from nexus_runtime.errors import UnsupportedOperator
 
 ONE = {"x": ("float32", ("n", 20))}
@@ -193,9 +197,14 @@ def test_scan_in_all_directions_and_axes() -> None:
     assert [o.shape for o in graph.signature.functions[0].outputs] == [(4,), (4, "n"), ("n", 4)]
 
 
-def test_two_builds_give_the_same_bytes() -> None:
-    first, second = (nexus_compiler.compile(accumulating(1e3)) for _ in range(2))
-    assert first.module_bytes("native") == second.module_bytes("native")
+def test_builds_from_nothing_memory_and_store_give_the_same_bytes(tmp_path: Path) -> None:
+    built: list[bytes] = []
+    for memory in (Memory(), Memory()):
+        options = CompileOptions(store=LocalStore(tmp_path), memory=memory)
+        for _ in range(2):
+            artifact = nexus_compiler.compile(accumulating(1e3), options=options)
+            built.append(artifact.module_bytes("native"))
+    assert len(set(built)) == 1
 
 
 def test_xla_takes_conditions_and_refuses_loops() -> None:
