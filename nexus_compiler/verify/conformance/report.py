@@ -6,21 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nexus_compiler.verify.conformance.notes import NOTES
 from nexus_compiler.verify.conformance.worker import OURS, Verdict
 
 VERDICTS = ("pass", "wrong", "unsupported", "crash")
-
-_NOTES = {
-    "Attention": "All of these are in 16 bits. The rtol of 1e-3 asks for equal bits of bfloat16, "
-    "whose steps are 2^-8 to 2^-7 of a number, and allows one step of float16. What a case "
-    "expects comes from NumPy, whose sums of such numbers are rounded after additions. Ours are "
-    "rounded between the operators of ONNX's definition, as it says, but summed in float32, and "
-    "come out nearer to the truth: in test_attention_4d_causal_bf16 the mean distance to the "
-    "result in float64 is 5.1e-4, that of what is expected 8.9e-4; and the result in float64, "
-    "rounded once, itself fails in 48 of the 192 elements. So these cases do not pass, and are "
-    "not made to."
-}
-"""Why results of an operator differ and stay so."""
 
 Found = Mapping[str, Mapping[str, Verdict]]
 
@@ -121,9 +110,10 @@ def document(result: Mapping[str, Any], version: str) -> str:
     lines = [(*key, count) for key, count in sorted(reasons.items())]
     text += ["## What does not pass", ""]
     text += _markdown(("operator", "verdict", "reason", "cases"), lines)
-    wrong = {row["operator"] for row in result["rows"] if row["verdict"] == "wrong"}
-    for operator in sorted(wrong & set(_NOTES)):
-        text += ["", f"### {operator}", "", _NOTES[operator]]
+    left = {row["operator"] for row in result["rows"] if row["verdict"] != "pass"}
+    for heading, (operators, note) in NOTES.items():
+        if left & operators:
+            text += ["", f"### {heading}", "", note]
     return "\n".join(text) + "\n"
 
 
