@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tvm import IRModule, relax
+from tvm.ir import GlobalVar
 from tvm.ir.expr import GenericConst
 
 
@@ -26,9 +27,10 @@ def outlined(module: IRModule, bindings: Sequence[relax.VarBinding], name: str) 
     arguments += [constant for _, constant in lifted]
     body = relax.SeqExpr([relax.DataflowBlock(inner)], result)
     function = relax.utils.copy_with_new_vars(relax.Function(params, body, result.ty))
-    builder = relax.BlockBuilder(module)
-    variable = builder.add_func(function.with_attr("Primitive", True), name)
-    module.update(builder.get())
+    # Not by a BlockBuilder, which copies the module for every function.
+    variable = GlobalVar(f"{name}_{len(module.functions)}")
+    relax.expr._update_type(variable, function.ty)
+    module.update_func(variable, function.with_attr("Primitive", True))
     return relax.VarBinding(last.var, relax.Call(variable, arguments))
 
 

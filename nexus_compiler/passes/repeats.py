@@ -45,21 +45,27 @@ class Repeat:
 
 
 def repeats(
-    steps: Sequence[Step], *, least_nodes: int, used: Mapping[relax.Var, set[int]]
+    steps: Sequence[Step],
+    *,
+    least_nodes: int,
+    least_times: int,
+    used: Mapping[relax.Var, set[int]],
 ) -> list[Repeat]:
-    """The layers that come at least twice in a row, without overlaps.
+    """The layers that come at least `least_times` in a row, without overlaps.
 
     Args:
         steps: the calls, in order.
         least_nodes: operators that a layer must have.
+        least_times: how often it must come in a row, at least twice.
         used: for each variable, the steps that read it (-1: what is no step reads it).
     """
     found: dict[Key, Repeat] = {}
     place = 0
     while place < len(steps):
         windows = _longest(steps, place, least_nodes)
-        if len(windows) < 2:
-            place += 1
+        if len(windows) < max(2, least_times):
+            # What begins within a run that is too short is another cut of the same run.
+            place += max(1, (len(windows) - 1) * (len(windows[0].key) if windows else 0))
             continue
         length = len(windows[0].key)
         found.setdefault(windows[0].key, Repeat(length, [])).windows.extend(windows)

@@ -82,7 +82,7 @@ def _packed(
         if weight in known and pack_bytes.is_packable(operator, call):
             return pack_bytes.legalized(builder, operator, call, machine)
         if weight not in known | changing or not _is_packable(operator, call):
-            if operator == "relax.matmul" and not {x, weight}.isdisjoint(turned):
+            if operator == "relax.matmul" and products.reads_turned(call, turned):
                 return products.emit(builder, call, turned)
             return default(operator)(builder, call)
         rows = build.known(build.product(list(call.ty.shape)[:-1]))

@@ -41,6 +41,12 @@ def _exchanged(value: Any) -> relax.Var | None:
     return source if axes == [*range(rank - 2), rank - 1, rank - 2] else None
 
 
+def reads_turned(call: relax.Call, turned: dict[relax.Var, relax.Var]) -> bool:
+    """Whether `call` is a product of matrices that reads a transposed one."""
+    flat = any(operand.ty.ndim < 2 for operand in call.args)
+    return not flat and any(operand in turned for operand in call.args)
+
+
 def emit(
     builder: relax.BlockBuilder, call: relax.Call, turned: dict[relax.Var, relax.Var]
 ) -> relax.Expr:

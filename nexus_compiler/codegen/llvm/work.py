@@ -16,7 +16,6 @@ import tvm
 import tvm_ffi
 from tvm import IRModule, relax, tirx
 from tvm.ir.expr import Call, TensorLoad
-from tvm.relax.analysis import post_order_visit
 from tvm.s_tir.stmt import SBlockRealize
 from tvm.sym import Analyzer, ConstIntBound
 
@@ -190,13 +189,21 @@ def memory(module: IRModule) -> dict[str, Memory]:
 
 def _memory(function: relax.Function) -> Memory:
     sizes: list[Any] = []
-
-    def visit(node: relax.Expr) -> None:
-        if isinstance(node, relax.Call) and getattr(node.op, "name", "") == _ALLOCATE:
-            size = node.args[0]
-            values = size.values if isinstance(size, relax.ShapeExpr) else [None]
-            sizes.append(values[0])
-
-    post_order_visit(function, visit)
+    for binding in _bindings(function.body):
+        value = binding.value
+        if isinstance(value, relax.Call) and getattr(value.op, "name", "") == _ALLOCATE:
+            size = value.args[0]
+            sizes.append(size.values[0] if isinstance(size, relax.ShapeExpr) else None)
     fixed = [int(size) for size in sizes if isinstance(size, tirx.IntImm)]
     return Memory(fixed=sum(fixed), open=len(sizes) - len(fixed))
+
+
+def _bindings(body: Any) -> Iterator[relax.Binding]:
+    """Every binding, those of branches too."""
+    if isinstance(body, relax.SeqExpr):
+        for block in body.blocks:
+            for binding in block.bindings:
+                yield binding
+                if isinstance(binding.value, relax.If):
+                    yield from _bindings(binding.value.true_branch)
+                    yield from _bindings(binding.value.false_branch)
