@@ -191,8 +191,9 @@ class Lowering:
             found = store.get(KERNELS, _kernel_key(kernel.content))
             if found is not None:
                 return tvm.ir.load_json(found.decode())
-            # Whoever cleaned the store took it; a region makes the same kernels again.
-            return self._run(region, ()).kernels[kernel.name].load()
+            with self._lock:
+                # Whoever cleaned the store took it; a region makes the same kernels again.
+                return self._run(region, ()).kernels[kernel.name].load()
 
         return replace(kernel, head=_head(kernel.head), load=load)
 
