@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nexus_compiler.cli import console, options, planning
+from nexus_compiler.cli import console, models, options, planning
 from nexus_runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("compile")
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model")
 @click.option("--target", "targets", multiple=True, help="A target; give the option once for each.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The artifact to write.")
 @click.option(
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 @options.store
 @options.JSON
 def compile_(
-    model: Path,
+    model: str,
     targets: tuple[str, ...],
     output: Path | None,
     shapes: tuple[str, ...],
@@ -72,26 +72,30 @@ def compile_(
     sign: Path | None,
     as_json: bool,
 ) -> int:
-    """Compile MODEL (an ONNX file) for every --target and write one artifact.
+    """Compile MODEL (an ONNX file, or FILE.py:FUNCTION) for every --target and write one artifact.
 
     Without --target it is built for this machine.
     """
     if not only_plan and (against is not None or max_rebuilds is not None):
         raise UserError("--against and --max-rebuilds belong to --plan")
-    output = output or model.with_suffix(".nxa")
-    _check_output(output, model)
+    named = models.Named(model)
+    output = output or named.path.with_suffix(".nxa")
+    check_output(output, named.path)
     wanted, constants = options.shapes(shapes), options.arrays(frozen, option="--freeze")
-    from nexus_compiler.pipeline import CompileOptions, compile, plan
+    from nexus_compiler import CompileOptions, compile, plan
     from nexus_compiler.store.opening import open_store
 
     begin = time.perf_counter()
+    given = named.make()
     store = open_store(store_url, trust=trust, sign=sign)
     settings: dict[str, Any] = {"hooks": [_dump_hook(dump_ir)] if dump_ir else [], "store": store}
     if jobs:
         settings["jobs"] = jobs
     if only_plan:
         plans = plan(
-            model,
+            given.model,
+            args=given.args,
+            kwargs=given.kwargs or None,
             targets=targets or ("native",),
             against=planning.earlier(against, output),
             shapes=wanted,
@@ -103,7 +107,9 @@ def compile_(
     with console.progress() as progress:
         settings["progress"] = progress
         artifact = compile(
-            model,
+            given.model,
+            args=given.args,
+            kwargs=given.kwargs or None,
             targets=targets or ("native",),
             shapes=wanted,
             constants=constants,
@@ -132,7 +138,12 @@ def _told(artifact: Artifact, output: Path, seconds: float, *, as_json: bool) ->
     console.emit(result, text, as_json=as_json)
 
 
-def _check_output(output: Path, model: Path) -> None:
+def check_output(output: Path, model: Path) -> None:
+    """Refuse what cannot be written.
+
+    Raises:
+        UserError: with the reason.
+    """
     # Found out now and not after minutes of building.
     parent = output.parent
     if not parent.is_dir():

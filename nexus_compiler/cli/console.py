@@ -12,14 +12,19 @@ if TYPE_CHECKING:
     from nexus_compiler.pipeline import Progress
 
 
-def emit(value: Any, text: str, *, as_json: bool) -> None:
-    """The result of a command: `value` as one line of JSON, or `text` for people."""
+def emit(value: Any, text: str, *, as_json: bool, flush: bool = False) -> None:
+    """The result of a command: `value` as one line of JSON, or `text` for people.
+
+    With `flush` at once, for commands that go on.
+    """
     if as_json:
         import msgspec
 
         sys.stdout.write(msgspec.json.encode(value, order="deterministic").decode() + "\n")
     else:
         sys.stdout.write(text.rstrip("\n") + "\n")
+    if flush:
+        sys.stdout.flush()
 
 
 def say(text: str) -> None:

@@ -28,6 +28,7 @@ COMMANDS = {
     "run": "nexus_compiler.cli.run:run",
     "targets": "nexus_compiler.cli.targets:targets",
     "verify": "nexus_compiler.cli.verify:verify",
+    "watch": "nexus_compiler.cli.watch:watch",
 }
 
 HELP = {
@@ -43,6 +44,7 @@ HELP = {
     "run": "Run an artifact on inputs.",
     "targets": "List the targets.",
     "verify": "Compare an artifact with a reference.",
+    "watch": "Compile a model whenever it is saved.",
 }
 
 
