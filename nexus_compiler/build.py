@@ -16,7 +16,7 @@ from nexus_compiler.codegen.kernels import Kernel
 from nexus_compiler.codegen.lowering import Lowering
 from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_compiler.ir.fingerprint import Factor, Fingerprint
-from nexus_compiler.ir.region import RegionTable
+from nexus_compiler.ir.region import Region, RegionTable
 from nexus_compiler.passes import base, pipelines
 from nexus_compiler.passes.record import Node, Record, record
 from nexus_compiler.passes.regions import Outlined, outline
@@ -27,6 +27,10 @@ from nexus_runtime.work import Work
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
+
+
+RegionHook = Callable[[Region, bool], None]
+"""Called with a region, and whether its kernels were made before."""
 
 
 @dataclass(eq=False)
@@ -69,6 +73,7 @@ class CompileOptions:
             memory or store.
         progress: told how far the build is.
         memory: what was met before; by default by this process.
+        told: called with every region, and whether its kernels were made before.
     """
 
     store: Store = field(default_factory=default_store)
@@ -76,6 +81,7 @@ class CompileOptions:
     hooks: Sequence[base.Hook] = ()
     progress: Progress = lambda what, done, total: None
     memory: Memory = PROCESS
+    told: RegionHook = lambda region, known: None
 
 
 def outlined(module: IRModule, target: TargetSpec, room: Room, options: CompileOptions) -> Outlined:
@@ -154,7 +160,9 @@ def build_pieces(
     with _Objects(target, room, options) as objects:
         if room.region_passes(target):
             for name, region in graph.regions.items():
-                if options.hooks or lowering.known(region, options.store) is None:
+                known = not options.hooks and lowering.known(region, options.store) is not None
+                options.told(region, known)
+                if not known:
                     lowered.append(name)
             program, kernels = lowering.program(
                 graph, options.store, options.hooks, each=objects.kernel

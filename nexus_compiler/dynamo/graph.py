@@ -20,6 +20,7 @@ from nexus_compiler.frontend.graph import CapturedGraph, Source
 from nexus_compiler.frontend.torch import sizes
 from nexus_compiler.frontend.torch.importer import ROW, SEED, Importer
 from nexus_compiler.frontend.torch.values import as_array, as_tensor, dtype_name
+from nexus_compiler.ir.region import Region
 from nexus_compiler.pipeline import CompileOptions, compile
 from nexus_compiler.store.counting import CountingStore
 from nexus_compiler.store.local import LocalStore
@@ -48,7 +49,13 @@ def compile_graph(
         return call, CompiledGraph.of(kind, module, time.perf_counter() - started, 0, 0)
     kept = default_store() if options.store is None else LocalStore(Path(options.store))
     store = CountingStore(kept)
-    settings = CompileOptions(store=store)
+    regions: list[tuple[str, bool]] = []
+
+    def told(region: Region, known: bool) -> None:
+        names = (name.removeprefix("relax.") for name in region.operators)
+        regions.append((" ".join(names), known))
+
+    settings = CompileOptions(store=store, told=told)
     if options.jobs is not None:
         settings = dataclasses.replace(settings, jobs=options.jobs)
     artifact = compile(
@@ -59,7 +66,7 @@ def compile_graph(
     loaded = Module(artifact, options.target, num_threads=options.num_threads)
     seconds = time.perf_counter() - started
     entry = CompiledGraph.of(kind, module, seconds, store.built, store.reused)
-    return _Call(trace, loaded), entry
+    return _Call(trace, loaded), entry.with_regions(regions)
 
 
 class _Trace:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,8 @@ class CompiledGraph:
         built: objects that had to be compiled.
         reused: objects that the store had.
         reason: why PyTorch runs it ("" where Nexus does).
+        new: the operators of each region that was met for the first time.
+        known: regions whose kernels were made before.
     """
 
     kind: str
@@ -34,6 +36,8 @@ class CompiledGraph:
     built: int
     reused: int
     reason: str = ""
+    new: tuple[str, ...] = ()
+    known: int = 0
 
     @classmethod
     def of(
@@ -41,6 +45,11 @@ class CompiledGraph:
     ) -> CompiledGraph:
         """The record of a graph that was compiled."""
         return cls(kind, _operators(module), _inputs(module), seconds, built, reused)
+
+    def with_regions(self, regions: Sequence[tuple[str, bool]]) -> CompiledGraph:
+        """The same with its regions: the operators of each, and whether it was known."""
+        new = tuple(operators for operators, known in regions if not known)
+        return replace(self, new=new, known=len(regions) - len(new))
 
     @classmethod
     def eager(cls, kind: str, module: torch.fx.GraphModule, reason: str) -> CompiledGraph:
@@ -52,7 +61,10 @@ class CompiledGraph:
         how = (
             f"left to PyTorch: {self.reason}"
             if self.reason
-            else (f"{self.seconds:.2f} s, {self.built} objects built, {self.reused} reused")
+            else (
+                f"{self.seconds:.2f} s, {self.built} objects built, {self.reused} reused, "
+                f"{len(self.new)} regions new, {self.known} known"
+            )
         )
         return f"{self.kind} graph of {count} operators, {len(self.inputs)} inputs: {how}"
 
@@ -111,7 +123,8 @@ class Report:
             f"{len(self.graphs)} graphs, {self.built} objects built, {self.reused} reused, "
             f"{len(self.recompiles)} recompiles, {sum(self.breaks.values())} graph breaks"
         ]
-        lines += [f"  {graph}" for graph in self.graphs]
+        for graph in self.graphs:
+            lines += [f"  {graph}", *(f"    new region: {operators}" for operators in graph.new)]
         for frame in self.frames:
             why = f", again because {frame.reason}" if frame.reason else ""
             failed = f", failed: {frame.failure}" if frame.failure else ""

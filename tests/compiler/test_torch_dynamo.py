@@ -154,6 +154,30 @@ def test_objects_are_reused() -> None:
     told = dynamo.report()
     assert told.built == 0
     assert told.reused > 0
+    (graph,) = told.graphs
+    assert graph.new == ()
+    assert graph.known > 0
+
+
+def test_a_new_graph_tells_its_new_regions() -> None:
+    class Net(torch.nn.Module):
+        def __init__(self, last: int) -> None:
+            super().__init__()
+            self.body = torch.nn.Sequential(torch.nn.Linear(5, 13), torch.nn.ReLU())
+            self.head = torch.nn.Linear(13, last)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.body(x))
+
+    with torch.no_grad():
+        torch.compile(Net(3), backend="nexus")(torch.zeros(2, 5))
+        dynamo.reset()
+        torch.compile(Net(11), backend="nexus")(torch.zeros(2, 5))
+    (graph,) = dynamo.report().graphs
+    assert graph.known == 1, "the body is the same"
+    assert len(graph.new) == 1
+    assert "matmul" in graph.new[0]
+    assert f"new region: {graph.new[0]}" in str(dynamo.report())
 
 
 def test_optimizer_steps_follow_eager() -> None:
