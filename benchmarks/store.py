@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from nexus_compiler import CompileOptions, GraphBuilder, compile
+from nexus_compiler.build import Memory
 from nexus_compiler.ir.fingerprint import Factor, Fingerprint
 from nexus_compiler.store import prune
 from nexus_compiler.store.door import OBJECTS, About, Entry
@@ -64,7 +65,11 @@ def cold(rounds: int) -> dict[str, float]:
 
     def seconds(store: LocalStore | NoStore) -> float:
         begin = time.process_time()
-        compile(network(), targets=["native"], options=CompileOptions(store=store, jobs=1))
+        compile(
+            network(),
+            targets=["native"],
+            options=CompileOptions(store=store, jobs=1, memory=Memory()),
+        )
         return time.process_time() - begin
 
     seconds(NoStore())
