@@ -36,6 +36,7 @@ HARMLESS = {
     "CompileOptions.hooks": "who watches",
     "CompileOptions.progress": "who is told",
     "CompileOptions.memory": "what is not done twice",
+    "CompileOptions.told": "who is told of regions",
 }
 # Passes over whole graphs have no part in keys: the regions that they leave are the key.
 SHOWN_BY_REGIONS = {"FuseAttention.largest_head": 2, "IntegerProducts.unsigned": False}
@@ -177,6 +178,7 @@ def test_options_of_compilation_change_nothing(tmp_path: Path) -> None:
         "hooks": (lambda *said: told.append(said),),
         "progress": lambda *said: told.append(said),
         "memory": Memory(),
+        "told": lambda region, known: told.append(region),
     }
     names = [field.name for field in dataclasses.fields(CompileOptions)]
     assert {f"CompileOptions.{name}" for name in names} <= set(HARMLESS)
