@@ -34,7 +34,11 @@ def atomically(path: Path, *, durable: bool = True) -> Generator[IO[bytes]]:
 
     For `durable` see `write_atomically`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        # Somebody removed it between the two looks that this takes; a file there fails again.
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
     # Not tempfile: its files are for the owner only, and the mode would outlive the rename.
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)

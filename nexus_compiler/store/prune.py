@@ -108,6 +108,7 @@ def prune(root: Path, limit: int, *, now: float) -> Pruned | None:
 
 def _prune(root: Path, limit: int, now: float) -> Pruned:
     _drop_locks(root)
+    _drop_accounts(root, now)
     begin = _length(root)
     items = [item for bucket in BUCKETS for item in layout.scan(layout.bucket_path(root, bucket))]
     total, count, freed = sum(item.size for item in items), 0, 0
@@ -130,6 +131,14 @@ def _length(root: Path) -> int:
         return layout.account_path(root).stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def _drop_accounts(root: Path, now: float) -> None:
+    """Remove what a process left that died while it wrote an account."""
+    for path in root.glob(f".{layout.account_path(root).name}-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if now - path.stat().st_mtime > _ABANDONED:
+                path.unlink()
 
 
 def _drop_locks(root: Path) -> None:

@@ -168,8 +168,11 @@ def test_a_damaged_transfer_and_a_wrong_name_are_refused(fleet: Fleet) -> None:
 
 def test_a_service_that_is_gone_is_a_warning(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path)
+    writer = fleet.machine("ben")
+    writer.get_or_build(OBJECTS, KEY, lambda: b"object")
+    writer.close()  # waits for what is on its way
     store = fleet.machine("anna")
-    store.get_or_build(OBJECTS, KEY, lambda: b"object")
+    assert store.get(OBJECTS, KEY) == b"object"
     fleet.server.close()
     with pytest.warns(StoreWarning, match=r"nexus://localhost:\d+ cannot be reached") as said:
         for number in range(5):
