@@ -189,7 +189,7 @@ class _Objects:
     """
 
     def __init__(self, target: TargetSpec, room: Room, options: CompileOptions) -> None:
-        self.factors: tuple[Factor, ...] = (*room.versions, *target.factors())
+        self.factors = _object_factors(target, room)
         self.built: list[str] = []
         self._target, self._room, self._options = target, room, options
         self._pool = concurrent.futures.ThreadPoolExecutor(max(1, options.jobs))
@@ -224,7 +224,7 @@ class _Objects:
             self._futures[unit.name] = self._pool.submit(self._build, unit)
 
     def _build(self, unit: Unit) -> tuple[bytes, str]:
-        key = Fingerprint((("content", unit.content.decode()), *self.factors))
+        key = _object_key(unit.content.decode(), self.factors)
         data, reused = self._options.store.get_or_build(
             OBJECTS, key, lambda: self._room.build(unit, self._target)
         )
@@ -243,8 +243,13 @@ def object_keys(
     kernels: Mapping[str, Kernel], target: TargetSpec, room: Room
 ) -> dict[str, Fingerprint]:
     """The keys of the objects of `kernels`, by name."""
-    factors = (*room.versions, *target.factors())
-    return {
-        name: Fingerprint((("content", kernel.content), *factors))
-        for name, kernel in kernels.items()
-    }
+    factors = _object_factors(target, room)
+    return {name: _object_key(kernel.content, factors) for name, kernel in kernels.items()}
+
+
+def _object_factors(target: TargetSpec, room: Room) -> tuple[Factor, ...]:
+    return (*room.versions, *target.factors())
+
+
+def _object_key(content: str, factors: Sequence[Factor]) -> Fingerprint:
+    return Fingerprint((("content", content), *factors))

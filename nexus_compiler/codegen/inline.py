@@ -12,7 +12,7 @@ from tvm import IRModule, relax
 from tvm.ir import BaseFunc, GlobalVar
 
 from nexus_compiler.passes.prepare_weights import RUN
-from nexus_compiler.passes.weights import INPUTS, PREPARE
+from nexus_compiler.passes.weights import INPUTS, PREPARE, with_bindings
 
 
 def regions(module: IRModule, callees: Mapping[GlobalVar, relax.Function]) -> IRModule:
@@ -55,19 +55,14 @@ def _calls(function: relax.Function, callees: Mapping[GlobalVar, relax.Function]
 def _inlined(
     function: relax.Function, callees: Mapping[GlobalVar, relax.Function]
 ) -> relax.Function:
-    blocks: list[relax.BindingBlock] = []
-    for block in function.body.blocks:
-        made: list[relax.Binding] = []
-        for binding in block.bindings:
-            callee = callees.get(getattr(binding.value, "op", None))
-            if callee is None:
-                made.append(binding)
-            else:
-                bindings, result = _body(callee, list(binding.value.args))
-                made += [*bindings, relax.VarBinding(binding.var, result)]
-        kind = relax.DataflowBlock if isinstance(block, relax.DataflowBlock) else relax.BindingBlock
-        blocks.append(kind(made))
-    return _with_blocks(function, blocks, function.body.body)
+    def through(binding: relax.Binding) -> list[relax.Binding]:
+        callee = callees.get(getattr(binding.value, "op", None))
+        if callee is None:
+            return [binding]
+        bindings, result = _body(callee, list(binding.value.args))
+        return [*bindings, relax.VarBinding(binding.var, result)]
+
+    return _with_body(function, with_bindings(function, through))
 
 
 def _body(
@@ -101,11 +96,8 @@ def _joined(
         blocks[0] = relax.DataflowBlock([*bindings, *blocks[0].bindings])
     else:
         blocks.insert(0, relax.DataflowBlock(bindings))
-    return _with_blocks(whole, blocks, bound.body.body)
+    return _with_body(whole, relax.SeqExpr(blocks, bound.body.body))
 
 
-def _with_blocks(
-    function: relax.Function, blocks: Sequence[relax.BindingBlock], result: relax.Expr
-) -> relax.Function:
-    body = relax.SeqExpr(list(blocks), result)
+def _with_body(function: relax.Function, body: relax.SeqExpr) -> relax.Function:
     return relax.Function(function.params, body, function.ret_ty, function.is_pure, function.attrs)

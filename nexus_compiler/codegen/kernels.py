@@ -10,6 +10,7 @@ from tvm import IRModule, relax, tirx
 from tvm.ir import GlobalVar
 
 from nexus_compiler.ir import canonical
+from nexus_compiler.ir.region import Renamer
 from nexus_runtime.work import Kernel as Work
 
 
@@ -81,7 +82,7 @@ def shared(variables: dict[str, GlobalVar], name: str, like: GlobalVar) -> Globa
 
 def rename(module: IRModule, names: dict[GlobalVar, GlobalVar]) -> dict[GlobalVar, tvm.ir.BaseFunc]:
     """The Relax functions of `module`, which call others by their new names."""
-    mutator = _Renamer(module, names)
+    mutator = Renamer(names, module)
     return {
         names.get(variable, variable): mutator.visit_expr(function)
         for variable, function in module.functions.items()
@@ -102,13 +103,3 @@ def _ordered(function: tirx.PrimFunc) -> tirx.PrimFunc:
         return function
     stores = sorted(body.seq, key=lambda store: int(store.indices[0]))
     return function.with_body(tirx.SeqStmt(stores))
-
-
-@relax.expr_functor.mutator
-class _Renamer(relax.PyExprMutator):
-    def __init__(self, module: IRModule, variables: dict[GlobalVar, GlobalVar]) -> None:
-        super().__init__(module)
-        self._variables = variables
-
-    def visit_global_var_(self, variable: GlobalVar) -> GlobalVar:
-        return self._variables.get(variable, variable)

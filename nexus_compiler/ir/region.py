@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from tvm import relax, tirx
+from tvm import IRModule, relax, tirx
 from tvm.ir import GlobalVar
 
 from nexus_compiler.ir import canonical
@@ -122,7 +122,7 @@ class RegionTable:
                 names[callee] = self._part(node.attributes, parts[callee])
                 own[names[callee]] = parts[callee]
         if names:
-            function = _Renamer(names).visit_expr(function)
+            function = Renamer(names).visit_expr(function)
         operators = tuple([str(node.operator) for node in nodes])
         return Region(function.with_attr(INPUTS, len(signed.inputs)), operators, own)
 
@@ -135,12 +135,17 @@ class RegionTable:
 
 
 @relax.expr_functor.mutator
-class _Renamer(relax.PyExprMutator):
-    def __init__(self, names: Mapping[GlobalVar, GlobalVar]) -> None:
-        super().__init__()
+class Renamer(relax.PyExprMutator):
+    """Calls functions by other variables."""
+
+    def __init__(
+        self, names: Mapping[GlobalVar, GlobalVar], module: IRModule | None = None
+    ) -> None:
+        super().__init__(module)
         self._names = names
 
     def visit_global_var_(self, variable: GlobalVar) -> GlobalVar:
+        """As `PyExprMutator`."""
         return self._names.get(variable, variable)
 
 

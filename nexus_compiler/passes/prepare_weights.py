@@ -12,7 +12,7 @@ the weights as the model has them, so that they can be replaced or trained witho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,7 +20,14 @@ import tvm
 from tvm import IRModule, relax
 
 from nexus_compiler.passes.base import Pass
-from nexus_compiler.passes.weights import INPUTS, PREPARE, bindings_of, partition, weights_of
+from nexus_compiler.passes.weights import (
+    INPUTS,
+    PREPARE,
+    bindings_of,
+    partition,
+    weights_of,
+    with_bindings,
+)
 
 RUN = "__run"
 
@@ -100,7 +107,7 @@ def _through_halves(
         relax.expr._update_type(call, binding.var.ty)
         return [prepared, *parts, relax.VarBinding(binding.var, call)]
 
-    body = _with_bindings(function, through)
+    body = with_bindings(function, through)
     return relax.Function(function.params, body, function.ret_ty, True, function.attrs)
 
 
@@ -130,7 +137,7 @@ def _split(module: IRModule, name: str, function: relax.Function) -> None:
     prepare = _add(module, name + PREPARE, _function(weights, body, result.ty))
     fresh = [relax.Var(variable.name, variable.ty) for variable in prepared]
     gone = {binding.var for binding in early}
-    kept = _with_bindings(function, lambda binding: [] if binding.var in gone else [binding])
+    kept = with_bindings(function, lambda binding: [] if binding.var in gone else [binding])
     # Variables of a dataflow block cannot be parameters.
     open_ = relax.Function([*prepared], kept, function.ret_ty)
     body = open_.bind_params(dict(zip(prepared, fresh))).body
@@ -142,18 +149,6 @@ def _split(module: IRModule, name: str, function: relax.Function) -> None:
 def _crossing(early: list[relax.Binding], late: list[relax.Binding]) -> list[relax.Var]:
     used = {variable for binding in late for variable in relax.analysis.free_vars(binding.value)}
     return [binding.var for binding in early if binding.var in used]
-
-
-def _with_bindings(
-    function: relax.Function, replace: Callable[[relax.Binding], list[relax.Binding]]
-) -> relax.SeqExpr:
-    """The body of `function` with others in place of each binding; its blocks stay."""
-    blocks: list[relax.BindingBlock] = []
-    for block in function.body.blocks:
-        made = [new for binding in block.bindings for new in replace(binding)]
-        kind = relax.DataflowBlock if isinstance(block, relax.DataflowBlock) else relax.BindingBlock
-        blocks.append(kind(made))
-    return relax.SeqExpr(blocks, function.body.body)
 
 
 def _function(params: list[relax.Var], body: relax.SeqExpr, result: tvm.ir.Type) -> relax.Function:
