@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import tirx
+from tvm.ir import Range
 from tvm.s_tir.stmt import SBlock, SBlockRealize
 
 from nexus_compiler.codegen.llvm.schedules.kernel import is_const
@@ -51,9 +52,21 @@ def sequence(statements: Sequence[tirx.Stmt]) -> tirx.Stmt:
     return statements[0] if len(statements) == 1 else tirx.SeqStmt(list(statements))
 
 
-def scope(buffers: Sequence[tirx.Buffer], body: tirx.Stmt, name: str = "scope") -> tirx.Stmt:
-    """`body` with `buffers` that live no longer than it."""
-    block = SBlock([], [], [], name, body, alloc_buffers=list(buffers))
+def scope(
+    buffers: Sequence[tirx.Buffer],
+    body: tirx.Stmt,
+    name: str = "scope",
+    whole: Sequence[tirx.Buffer] = (),
+) -> tirx.Stmt:
+    """`body` with `buffers` that live no longer than it.
+
+    `whole` are buffers from outside that are kept as large as they are. What TVM else makes of the
+    places where they are read is wrong for `(tile * 14 + i) // 8` under `if tile < 4`: a size with
+    `tile` in it, which stands before the loop over `tile`.
+    """
+    reads = [tirx.BufferRegion(b, [Range(number(0), size) for size in b.shape]) for b in whole]
+    notes = {"explicit_read_region": list(range(len(reads)))} if reads else {}
+    block = SBlock([], reads, [], name, body, alloc_buffers=list(buffers), annotations=notes)
     return SBlockRealize([], True, block)
 
 

@@ -227,7 +227,8 @@ class Writer:
                 return build.nest(within, lambda rest: step(places(rest), [k, *rest]))
 
             body = block.around(total, column, each, line, store)
-        return build.scope([total], build.sequence(body), "tile")
+        made = [stage.store.buffer for stage in form.before]
+        return build.scope([total], build.sequence(body), "tile", whole=made)
 
     def _add(
         self,
