@@ -43,13 +43,17 @@ def open_program(
     return TvmExecutor(executable.mod, signature)
 
 
+_Key = tuple[str, str, str, str]
+"""Of a kernel: its name, the SHA-256 of its object, the setting of threads, the target."""
+
+
 class _Loaded:
     """Libraries of kernels that this process has loaded. They are never unloaded."""
 
     def __init__(self) -> None:
         # By setting of threads too, as a library holds one pointer to its launcher; and by target,
         # so that no kernel hides one of its name that was built for another.
-        self._libraries: dict[tuple[str, str, str, str], Any] = {}
+        self._libraries: dict[_Key, Any] = {}
         self._lock = threading.Lock()
 
     def libraries(
@@ -62,11 +66,27 @@ class _Loaded:
             for name, data in sorted(objects.items())
         }
         with self._lock:
+            for name in self._hidden(keys):
+                del self._libraries[keys[name]]
             if fresh := [name for name, key in keys.items() if key not in self._libraries]:
                 made = _load({name: objects[name] for name in fresh}, target, setting)
                 self._libraries.update({keys[name]: made for name in fresh})
             found = [self._libraries[key] for key in keys.values()]
         return list({id(library): library for library in found}.values())
+
+    def _hidden(self, keys: Mapping[str, _Key]) -> list[str]:
+        """Kernels whose library also has another object by one of these names, as after a repair.
+
+        A program looks a name up in all of its libraries and takes the first.
+        """
+        wanted = set(keys.values())
+        others = {
+            id(library)
+            for key, library in self._libraries.items()
+            if key[0] in keys and key not in wanted
+        }
+        known = {name: self._libraries.get(key) for name, key in keys.items()}
+        return [name for name, library in known.items() if id(library) in others]
 
 
 def _load(objects: Mapping[str, bytes], target: TargetSpec, setting: Threads) -> Any:
