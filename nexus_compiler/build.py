@@ -239,6 +239,14 @@ def _work(plan: Plan) -> Work | None:
     return Work(kernels, dict(plan.memory())) if kernels else None
 
 
+def objects_of(
+    plan: Plan, target: TargetSpec, room: Room, options: CompileOptions
+) -> dict[str, bytes]:
+    """The objects of the units of `plan` by name, from the store or built."""
+    with _Objects(target, room, options) as objects:
+        return {name: data for name, (data, _) in objects.of(plan).items()}
+
+
 def object_keys(
     kernels: Mapping[str, Kernel], target: TargetSpec, room: Room
 ) -> dict[str, Fingerprint]:

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "training": {"frontend", "passes"},
     "targets": set(),
     "codegen": {"ir", "store", "passes", "targets", "frontend"},
-    "verify": {"targets", "codegen", "frontend", "ir", "pipeline", "store"},
+    "verify": {"targets", "build", "codegen", "frontend", "ir", "passes", "pipeline", "store"},
     "profile": {"targets", "codegen"},
     "build": {"targets", "codegen", "frontend", "ir", "passes", "store"},
     "planning": {"build", "targets", "codegen", "frontend", "ir", "passes", "store"},

@@ -21,20 +21,8 @@ if TYPE_CHECKING:
 @click.argument("model")
 @click.option("--target", "targets", multiple=True, help="A target; give the option once for each.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The artifact to write.")
-@click.option(
-    "--shape",
-    "shapes",
-    multiple=True,
-    metavar="NAME=D,D,...",
-    help="Fix the shape of an input; ? keeps a dimension open.",
-)
-@click.option(
-    "--freeze",
-    "frozen",
-    multiple=True,
-    metavar="NAME=FILE.npy",
-    help="Make an input a constant of this value.",
-)
+@options.SHAPE
+@options.FREEZE
 @click.option("--jobs", type=click.IntRange(min=1), help="Objects built at once; one a core.")
 @click.option(
     "--dump-ir",

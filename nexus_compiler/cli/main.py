@@ -43,7 +43,7 @@ HELP = {
     "inspect": "Show what an artifact holds.",
     "run": "Run an artifact on inputs.",
     "targets": "List the targets.",
-    "verify": "Compare an artifact with a reference.",
+    "verify": "Hold a model or an artifact against a reference.",
     "watch": "Compile a model whenever it is saved.",
 }
 

@@ -17,6 +17,20 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdou
 TARGET = click.option("--target", help="The module for this target; by default the best that fits.")
 THREADS = click.option("--threads", type=click.IntRange(min=1), help="Threads of one call.")
 FUNCTION = click.option("--function", "function_name", help="The function; by default main.")
+SHAPE = click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME=D,D,...",
+    help="Fix the shape of an input; ? keeps a dimension open.",
+)
+FREEZE = click.option(
+    "--freeze",
+    "frozen",
+    multiple=True,
+    metavar="NAME=FILE.npy",
+    help="Make an input a constant of this value.",
+)
 SEED = click.option("--seed", default=0, show_default=True, help="Made-up inputs follow from it.")
 
 

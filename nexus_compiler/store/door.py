@@ -1,7 +1,8 @@
 """The door that every store has, and the names of its buckets.
 
-A bucket holds results of one step of the compiler: regions' kernels, kernels, objects. An entry is
-found by the fingerprint of everything that it follows from, and says itself what that was.
+A bucket holds results of one step of the compiler: regions' kernels, kernels, objects, and what was
+found when these were checked. An entry is found by the fingerprint of everything that it follows
+from, and says itself what that was.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from nexus_compiler.ir.fingerprint import Factor, Fingerprint
 REGIONS = "regions"
 KERNELS = "kernels"
 OBJECTS = "objects"
-BUCKETS = (REGIONS, KERNELS, OBJECTS)
+PROOFS = "proofs"
+BUCKETS = (REGIONS, KERNELS, OBJECTS, PROOFS)
 
 
 @dataclass(frozen=True)

@@ -201,6 +201,11 @@ def test_the_command_line_runs_and_verifies(
     assert verdict["outputs"][0]["shape"] == [5, 4]
     ran = json.loads(nexusc("run", artifact, "--input", "x=random", *common))
     assert ran["outputs"][0]["shape"] == [5, 4]
+    pytest.importorskip("jax", reason="pip install 'nexus-compiler[verify]'")
+    for more, status in ((["--all"], "proved"), ([], "inherited")):
+        verdict = json.loads(nexusc("verify", model, *common, *more))
+        assert verdict["passed"]
+        assert {one["status"] for one in verdict["regions"]} == {status}
 
 
 def test_what_the_emulated_process_says_is_reported(mlp: Artifact, emulator: TargetSpec) -> None:

@@ -31,6 +31,18 @@ def test_rounding_passes_and_errors_do_not() -> None:
     assert not one([1, 2], [1, 3], "int64").passed
 
 
+def test_rounded_numbers_may_be_a_step_apart_in_few_places() -> None:
+    wanted = np.arange(200, dtype=np.uint8)
+    for places, step, passed in ((0, 1, True), (4, 1, True), (5, 1, False), (1, 2, False)):
+        found = wanted.copy()
+        found[:places] += step
+        (said,) = compare.compare({"y": found}, {"y": wanted}, rounded=True)
+        assert said.passed is passed
+        assert compare.compare({"y": found}, {"y": wanted})[0].passed is (places == 0)
+    one_of_three = {"y": np.array([1, 2, 4], np.int8)}, {"y": np.array([1, 2, 3], np.int8)}
+    assert compare.compare(*one_of_three, rounded=True)[0].passed
+
+
 def test_errors_are_relative_to_the_largest_value() -> None:
     difference = one([1000.0, 0.01], [1000.0, 0.0])
     assert difference.max_abs == pytest.approx(0.01)

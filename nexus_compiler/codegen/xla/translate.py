@@ -23,13 +23,17 @@ from nexus_compiler.codegen.xla.registry import Handler, Node, handlers
 from nexus_runtime.errors import InternalError, UnsupportedOperator, nearest
 
 
-def evaluate(program: Program, arguments: Sequence[Any]) -> tuple[Any, ...]:
+def evaluate(
+    program: Program, arguments: Sequence[Any], sizes: Mapping[Any, int] | None = None
+) -> tuple[Any, ...]:
     """The outputs of `program` for `arguments`, one per parameter, as JAX arrays.
+
+    `sizes` are of symbolic dimensions that no parameter tells.
 
     Raises:
         UnsupportedOperator: an operator, or an attribute of one, has no translation.
     """
-    result = _Walk(program, handlers()).call(arguments)
+    result = _Walk(program, handlers(), sizes=dict(sizes or {})).call(arguments)
     outputs = result if isinstance(result, tuple) else (result,)
     if any(isinstance(output, tuple) for output in outputs):
         raise UnsupportedOperator(
