@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from tvm import IRModule
 
-from nexus_compiler.codegen import package
+from nexus_compiler.codegen import inline, package
 from nexus_compiler.codegen.door import Plan, Room, Unit
 from nexus_compiler.codegen.kernels import Kernel
 from nexus_compiler.codegen.lowering import Lowering
@@ -86,9 +86,9 @@ class CompileOptions:
 
 def outlined(module: IRModule, target: TargetSpec, room: Room, options: CompileOptions) -> Outlined:
     """`module`, which went through the common passes, cut into the regions of `target`."""
-    module = base.run(module, room.graph_passes(target), options.hooks)
     if not room.region_passes(target):
-        return Outlined(module)
+        return Outlined(base.run(inline.layers(module), room.graph_passes(target), options.hooks))
+    module = base.run(module, room.graph_passes(target), options.hooks)
     with options.memory.lock:
         return outline(module, options.memory.table)
 

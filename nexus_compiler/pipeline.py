@@ -13,6 +13,7 @@ from nexus_compiler import targets as target_table
 from nexus_compiler.build import CompileOptions, Progress, build_target, outlined
 from nexus_compiler.codegen import package
 from nexus_compiler.codegen.door import Room, room_for
+from nexus_compiler.collection import WithoutFullCollections
 from nexus_compiler.frontend import capture
 from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_compiler.passes import base, pipelines, record
@@ -26,6 +27,7 @@ from nexus_runtime.errors import TargetError
 __all__ = ["CompileOptions", "Progress", "TargetPlan", "compile", "plan"]
 
 
+@WithoutFullCollections()
 def compile(
     model: Any,
     *,
@@ -70,6 +72,7 @@ def compile(
     return package.assemble(graph, module, built, flags=flags(targets, shapes, constants))
 
 
+@WithoutFullCollections()
 def plan(
     model: Any,
     *,
@@ -103,6 +106,7 @@ def plan(
     return plan_graph(common(graph, options.hooks), graph, rooms, options, before)
 
 
+@WithoutFullCollections()
 def regions(
     model: Any,
     *,

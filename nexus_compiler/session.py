@@ -13,6 +13,7 @@ import numpy as np
 from nexus_compiler import pipeline
 from nexus_compiler.build import CompileOptions, Memory, Pieces, build_pieces, link
 from nexus_compiler.codegen import package
+from nexus_compiler.collection import WithoutFullCollections
 from nexus_compiler.frontend import capture
 from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_runtime import host, tensors, threads
@@ -84,7 +85,7 @@ class Session:
         constants: Mapping[str, np.ndarray] | None = None,
     ) -> Artifact:
         """The artifact of `model`, for all targets; as `nexus_compiler.compile`."""
-        with self._lock:
+        with self._lock, WithoutFullCollections():
             begin = time.perf_counter()
             graph = self._captured(model, args, kwargs, dynamic_shapes, shapes, constants)
             module = pipeline.common(graph, self._options.hooks)
@@ -117,7 +118,7 @@ class Session:
         Raises:
             DeviceError: this machine lacks what the target needs, or the threads cannot be had.
         """
-        with self._lock:
+        with self._lock, WithoutFullCollections():
             begin = time.perf_counter()
             target, room = self._rooms[0]
             if lacking := host.unmet(package.needs(target)):

@@ -35,8 +35,12 @@ MAY_IMPORT = {
     "profile": {"targets", "codegen"},
     "build": {"targets", "codegen", "frontend", "ir", "passes", "store"},
     "planning": {"build", "targets", "codegen", "frontend", "ir", "passes", "store"},
-    "pipeline": {"build", "targets", "codegen", "frontend", "ir", "passes", "planning", "store"},
-    "session": {"build", "codegen", "frontend", "pipeline"},
+    "collection": set(),
+    "pipeline": {
+        *("build", "collection", "targets", "codegen", "frontend", "ir", "passes", "planning"),
+        "store",
+    },
+    "session": {"build", "collection", "codegen", "frontend", "pipeline"},
     "cli": {
         *("targets", "codegen", "passes", "pipeline", "planning", "profile", "session", "store"),
         "verify",

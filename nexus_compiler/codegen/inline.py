@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from tvm import IRModule, relax
 from tvm.ir import BaseFunc, GlobalVar
 
+from nexus_compiler.passes.layers import is_layer
 from nexus_compiler.passes.prepare_weights import RUN
 from nexus_compiler.passes.weights import INPUTS, PREPARE, with_bindings
 
@@ -26,6 +27,13 @@ def regions(module: IRModule, callees: Mapping[GlobalVar, relax.Function]) -> IR
         functions[variable] = _inlined(function, callees) if calls else function
     made = IRModule(functions, attrs=module.attrs)
     return relax.transform.CanonicalizeBindings()(relax.transform.Normalize()(made))
+
+
+def layers(module: IRModule) -> IRModule:
+    """`module` without functions for layers, for rooms that read one function at a time."""
+    callees = {v: f for v, f in module.functions.items() if is_layer(f)}
+    rest = {v: f for v, f in module.functions.items() if v not in callees}
+    return regions(IRModule(rest, attrs=module.attrs), callees) if callees else module
 
 
 def halves(module: IRModule) -> IRModule:

@@ -24,6 +24,7 @@ from tvm.s_tir.stmt import SBlockRealize
 from nexus_compiler.codegen import inline
 from nexus_compiler.codegen.door import Room
 from nexus_compiler.codegen.kernels import Kernel, named, rename, shared
+from nexus_compiler.ir import serial
 from nexus_compiler.ir.fingerprint import Factor, Fingerprint
 from nexus_compiler.ir.law import operators
 from nexus_compiler.ir.region import INPUTS, Region
@@ -190,7 +191,7 @@ class Lowering:
         def load() -> tirx.PrimFunc:
             found = store.get(KERNELS, _kernel_key(kernel.content))
             if found is not None:
-                return tvm.ir.load_json(found.decode())
+                return serial.loads(found.decode())
             with self._lock:
                 # Whoever cleaned the store took it; a region makes the same kernels again.
                 return self._run(region, ()).kernels[kernel.name].load()
@@ -198,7 +199,7 @@ class Lowering:
         return replace(kernel, head=_head(kernel.head), load=load)
 
     def _from_entry(self, entry: _Entry, region: Region, store: Store) -> Lowered:
-        module = tvm.ir.load_json(entry.module)
+        module = serial.loads(entry.module)
         heads = {
             v.name_hint: (v, f) for v, f in module.functions.items() if v.name_hint in entry.kernels
         }
@@ -220,7 +221,7 @@ def _encode(lowered: Lowered, region: Region) -> bytes:
     called = {v.name_hint: v for v in callees(lowered.function)}
     for name, kernel in lowered.kernels.items():
         functions[called[name]] = _head(kernel.head)
-    text = str(tvm.ir.save_json(IRModule(functions)))
+    text = serial.dumps(IRModule(functions))
     kernels = {name: (kernel.content, kernel.work) for name, kernel in lowered.kernels.items()}
     return msgspec.json.encode(_Entry(text, kernels), order="deterministic")
 
@@ -237,7 +238,7 @@ def _kernel_key(content: str) -> Fingerprint:
 
 
 def _to_json(function: tirx.PrimFunc) -> bytes:
-    return str(tvm.ir.save_json(function)).encode()
+    return serial.dumps(function).encode()
 
 
 def _head(kernel: tirx.PrimFunc) -> tirx.PrimFunc:

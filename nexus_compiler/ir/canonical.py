@@ -12,9 +12,10 @@ import hashlib
 import json
 from typing import Any
 
-import tvm
 from tvm.runtime import Object
 from tvm_ffi import core
+
+from nexus_compiler.ir import serial
 
 _VARIABLES = {"ir.Var", "relax.expr.DataflowVar", "tirx.SizeVar"}
 _BLOCKS = {"s_tir.SBlock": "name_hint"}
@@ -26,7 +27,7 @@ _NUMBERS = {"int", "bool", "float"}
 
 def digest(function: Object) -> str:
     """SHA-256 in hexadecimal over the structure of a Relax function or a PrimFunc."""
-    graph: dict[str, Any] = json.loads(tvm.ir.save_json(function))
+    graph: dict[str, Any] = json.loads(serial.dumps(function))
     walk = _Walk(graph["nodes"])
     state = hashlib.sha256(walk.visit(graph["root_index"]))
     # Constant tensors stand beside the nodes, which refer to them by position.
@@ -41,7 +42,7 @@ def nameless(function: Object) -> Any:
 
     Functions of one digest become the same: what LLVM makes of a kernel still depends on names.
     """
-    graph: dict[str, Any] = json.loads(tvm.ir.save_json(function))
+    graph: dict[str, Any] = json.loads(serial.dumps(function))
     nodes: list[dict[str, Any]] = graph["nodes"]
     count = 0
     for node in list(nodes):
@@ -50,7 +51,7 @@ def nameless(function: Object) -> Any:
             node["data"] = {**node["data"], label: len(nodes)}
             nodes.append({"type": "ffi.String", "data": f"v{count}"})
             count += 1
-    return tvm.ir.load_json(json.dumps(graph))
+    return serial.loads(json.dumps(graph))
 
 
 class _Walk:
@@ -116,8 +117,14 @@ def _literal_fields(kind: str) -> frozenset[str]:
 
 
 def _sha(*parts: bytes | str) -> bytes:
-    state = hashlib.sha256()
-    for part in parts:
-        encoded = part.encode() if isinstance(part, str) else part
-        state.update(len(encoded).to_bytes(4, "little") + encoded)
-    return state.digest()
+    framed = [_DIGEST + part if isinstance(part, bytes) else _framed(part) for part in parts]
+    return hashlib.sha256(b"".join(framed)).digest()
+
+
+_DIGEST = hashlib.sha256().digest_size.to_bytes(4, "little")
+
+
+@functools.lru_cache(1 << 16)
+def _framed(text: str) -> bytes:
+    encoded = text.encode()
+    return len(encoded).to_bytes(4, "little") + encoded

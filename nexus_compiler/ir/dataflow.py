@@ -36,20 +36,26 @@ class Node:
     Attributes:
         position: its place in the function.
         binding: TVM's.
+        makes: its variable.
         operator: the operator that it calls; None where it is opaque: nobody but TVM looks inside.
         reads: the variables that it reads, in order, with repetitions.
         operands: its arguments; variables are `("v", place in reads)`.
         attributes: the operator's, interned.
         kind: the type of what it makes.
+        sources: the types of `reads`.
+        sizes: the open sizes in its operands and its kind.
     """
 
     position: int
     binding: relax.Binding
+    makes: relax.Var
     operator: str | None
     reads: tuple[relax.Var, ...]
     operands: Key = ()
     attributes: int = 0
     kind: Key | None = None
+    sources: tuple[Key, ...] = ()
+    sizes: tuple[Size, ...] = ()
 
 
 @dataclass
@@ -99,7 +105,8 @@ def read(function: relax.Function, parts: Parts, interner: Interner) -> list[Nod
         return None
     if not isinstance(body.blocks[0], relax.DataflowBlock):
         return None
-    return [_node(i, b, parts, interner) for i, b in enumerate(body.blocks[0].bindings)]
+    reader = _Reader(parts, interner)
+    return [reader.node(place, binding) for place, binding in enumerate(body.blocks[0].bindings)]
 
 
 def kind_of(ty: Any) -> Key | None:
@@ -146,29 +153,68 @@ _CALLS_OUT = ("relax.call_", "relax.invoke_", "relax.vm.", "relax.memory.", "rel
 _HOST = {"relax.print", "relax.assert_op", "relax.null_value", "relax.to_vdevice"}
 
 
-def _node(position: int, binding: Any, parts: Parts, interner: Interner) -> Node:
-    value = binding.value
-    opaque = Node(position, binding, None, tuple(relax.analysis.free_vars(value)))
-    if not isinstance(binding, relax.VarBinding):
-        return opaque
-    kind = kind_of(binding.var.ty)
-    if kind is None:
-        return opaque
-    reads: list[relax.Var] = []
-    if isinstance(value, relax.Call):
-        name = _callee(value, parts)
-        if name is None:
-            return opaque
-        operands = tuple([_operand(one, reads, interner) for one in value.args])
-        attributes = interner.number(parts.get(value.op, value.attrs))
-    elif isinstance(value, relax.TupleGetItem):
-        name, attributes = "tuple_get_item", int(value.index)
-        operands = (_operand(value.tuple_value, reads, interner),)
-    else:
-        return opaque
-    if None in operands:
-        return opaque
-    return Node(position, binding, name, tuple(reads), operands, attributes, kind)
+class _Reader:
+    """Reads the bindings of one function, in order; each variable and its type once."""
+
+    def __init__(self, parts: Parts, interner: Interner) -> None:
+        self._parts, self._interner = parts, interner
+        self._known: dict[relax.Var, tuple[relax.Var, Key | None]] = {}
+
+    def node(self, position: int, binding: Any) -> Node:
+        """One binding as a node."""
+        return self._clear(position, binding) or self._opaque(position, binding)
+
+    def _clear(self, position: int, binding: Any) -> Node | None:
+        if not isinstance(binding, relax.VarBinding):
+            return None
+        value = binding.value
+        variable, kind = self._variable(binding.var)
+        found: list[tuple[relax.Var, Key]] = []
+        if isinstance(value, relax.Call):
+            name, arguments = _callee(value, self._parts), value.args
+            if name is None:
+                return None
+            attributes = self._interner.number(self._parts.get(value.op, value.attrs))
+        elif isinstance(value, relax.TupleGetItem):
+            name, attributes, arguments = "tuple_get_item", int(value.index), (value.tuple_value,)
+        else:
+            return None
+        operands = tuple([self._operand(one, found) for one in arguments])
+        if kind is None or any(one is None for one in operands):
+            return None
+        reads, sources = tuple([v for v, _ in found]), tuple([key for _, key in found])
+        sizes = tuple(sizes_in((operands, kind)))
+        row = (name, reads, operands, attributes, kind, sources, sizes)
+        return Node(position, binding, variable, *row)
+
+    def _opaque(self, position: int, binding: Any) -> Node:
+        reads = [self._variable(v)[0] for v in relax.analysis.free_vars(binding.value)]
+        variable, _ = self._variable(binding.var)
+        return Node(position, binding, variable, None, tuple(reads))
+
+    def _variable(self, variable: relax.Var) -> tuple[relax.Var, Key | None]:
+        """One object for each variable, for which lookups are quick, and its type."""
+        if variable not in self._known:
+            self._known[variable] = (variable, kind_of(variable.ty))
+        return self._known[variable]
+
+    def _operand(self, value: Any, found: list[tuple[relax.Var, Key]]) -> Key | None:
+        if isinstance(value, relax.Var) and not isinstance(value.ty, PrimType):
+            variable, kind = self._variable(value)
+            if kind is None:
+                return None
+            found.append((variable, kind))
+            return ("v", len(found) - 1)
+        if isinstance(value, relax.ShapeExpr):
+            return ("s", *[size_of(size) for size in value.values])
+        if isinstance(value, relax.Tuple):
+            parts = [self._operand(one, found) for one in value.fields]
+            return None if any(part is None for part in parts) else ("t", *parts)
+        if isinstance(value, StringImm):
+            return ("i", str(value.value))
+        if isinstance(value.ty, PrimType):
+            return ("p", str(value.ty), size_of(value))
+        return ("c", self._interner.constant(value)) if isinstance(value, Constant) else None
 
 
 def _callee(call: relax.Call, parts: Parts) -> str | None:
@@ -181,26 +227,6 @@ def _callee(call: relax.Call, parts: Parts) -> str | None:
     return None if name.startswith(_CALLS_OUT) or name in _HOST else name
 
 
-def _operand(value: Any, reads: list[relax.Var], interner: Interner) -> Key | None:
-    if isinstance(value.ty, PrimType):
-        return ("p", str(value.ty), size_of(value))
-    if isinstance(value, relax.Var):
-        if kind_of(value.ty) is None:
-            return None
-        reads.append(value)
-        return ("v", len(reads) - 1)
-    if isinstance(value, relax.ShapeExpr):
-        return ("s", *[size_of(size) for size in value.values])
-    if isinstance(value, relax.Tuple):
-        parts = [_operand(one, reads, interner) for one in value.fields]
-        return None if None in parts else ("t", *parts)
-    if isinstance(value, StringImm):
-        return ("i", str(value.value))
-    if isinstance(value, Constant):
-        return ("c", interner.constant(value))
-    return None
-
-
 def nameless(parts: Any) -> Any:
     """`parts` of a node without the variables of open sizes: the same in every process."""
     if isinstance(parts, tuple):
@@ -210,4 +236,4 @@ def nameless(parts: Any) -> Any:
 
 def variables_of(nodes: Sequence[Node]) -> dict[relax.Var, Node]:
     """Which node makes which variable."""
-    return {node.binding.var: node for node in nodes}
+    return {node.makes: node for node in nodes}

@@ -8,7 +8,7 @@ same *signature* are the same region; signatures hold for one process, digests f
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -23,7 +23,6 @@ from nexus_compiler.ir.dataflow import (
     Node,
     Parts,
     Size,
-    kind_of,
     label,
     nameless,
     sizes_in,
@@ -70,17 +69,22 @@ class Occurrence:
     outputs: tuple[relax.Var, ...]
 
 
+_Order = tuple[Region, list[int], list[int], list[int]]
+"""A region, and the places of its inputs, weights and outputs in the order of the model."""
+
+
 @dataclass
 class RegionTable:
     """All regions that a process has met, by signature."""
 
     interner: Interner = field(default_factory=Interner)
-    regions: dict[Key, Region] = field(default_factory=dict[Key, Region])
+    regions: dict[Key | None, Region] = field(default_factory=dict[Key | None, Region])
+    _orders: dict[Key, _Order] = field(default_factory=dict[Key, "_Order"])
     _parts: dict[int, GlobalVar] = field(default_factory=dict[int, GlobalVar])
 
     def occurrence(
         self,
-        nodes: Iterable[Node],
+        nodes: Sequence[Node],
         weights: set[relax.Var],
         used: set[relax.Var],
         parts: Parts,
@@ -96,20 +100,29 @@ class RegionTable:
         Returns:
             None where the nodes need a size that no tensor from outside tells.
         """
-        ordered = _in_canonical_order(list(nodes), weights, used, self.interner)
-        signed = _Signature(ordered, weights, used)
-        if signed.key is None:
+        met = ClusterSignature(nodes, weights, used)
+        if met.key is None:
             return None
-        if signed.key not in self.regions:
-            self.regions[signed.key] = self._region(ordered, signed, parts)
+        if met.key not in self._orders:
+            ordered = _in_canonical_order(nodes, weights, used, self.interner)
+            signed = ClusterSignature(ordered, weights, used)
+            if signed.key not in self.regions:
+                self.regions[signed.key] = self._region(ordered, signed, parts)
+            self._orders[met.key] = (
+                self.regions[signed.key],
+                _places(signed.inputs, met.inputs),
+                _places(signed.weights, met.weights),
+                _places(signed.outputs, met.outputs),
+            )
+        region, inputs, held, outputs = self._orders[met.key]
         return Occurrence(
-            self.regions[signed.key],
-            tuple(signed.inputs),
-            tuple(signed.weights),
-            tuple(signed.outputs),
+            region,
+            tuple([met.inputs[place] for place in inputs]),
+            tuple([met.weights[place] for place in held]),
+            tuple([met.outputs[place] for place in outputs]),
         )
 
-    def _region(self, nodes: Sequence[Node], signed: _Signature, parts: Parts) -> Region:
+    def _region(self, nodes: Sequence[Node], signed: ClusterSignature, parts: Parts) -> Region:
         function = as_function(
             [*signed.inputs, *signed.weights], [node.binding for node in nodes], signed.outputs
         )
@@ -134,6 +147,11 @@ class RegionTable:
         return self._parts[number]
 
 
+def _places(variables: Sequence[relax.Var], within: Sequence[relax.Var]) -> list[int]:
+    numbers = {variable: place for place, variable in enumerate(within)}
+    return [numbers[variable] for variable in variables]
+
+
 @relax.expr_functor.mutator
 class Renamer(relax.PyExprMutator):
     """Calls functions by other variables."""
@@ -150,8 +168,8 @@ class Renamer(relax.PyExprMutator):
 
 
 def _in_canonical_order(
-    nodes: list[Node], weights: set[relax.Var], used: set[relax.Var], interner: Interner
-) -> list[Node]:
+    nodes: Sequence[Node], weights: set[relax.Var], used: set[relax.Var], interner: Interner
+) -> Sequence[Node]:
     """Each node behind what it reads; of those that could come next, that of the lowest rank.
 
     A rank follows from what a node computes and from who reads it, so that the order of
@@ -161,7 +179,7 @@ def _in_canonical_order(
     if len(nodes) == 1:
         return nodes
     rank = _ranks(nodes, weights, used, interner)
-    made = {node.binding.var: node for node in nodes}
+    made = {node.makes: node for node in nodes}
     waits: dict[int, int] = {}
     readers: dict[int, list[Node]] = {}
     for node in nodes:
@@ -169,7 +187,7 @@ def _in_canonical_order(
         waits[node.position] = len(sources)
         for source in sources:
             readers.setdefault(source, []).append(node)
-    ready = [(rank[n.binding.var], n.position, n) for n in nodes if not waits[n.position]]
+    ready = [(rank[n.makes], n.position, n) for n in nodes if not waits[n.position]]
     heapq.heapify(ready)
     ordered: list[Node] = []
     while ready:
@@ -178,7 +196,7 @@ def _in_canonical_order(
         for reader in readers.get(node.position, ()):
             waits[reader.position] -= 1
             if not waits[reader.position]:
-                heapq.heappush(ready, (rank[reader.binding.var], reader.position, reader))
+                heapq.heappush(ready, (rank[reader.makes], reader.position, reader))
     return ordered
 
 
@@ -192,12 +210,13 @@ def _ranks(
         code = node.attributes
         if node.operator != "tuple_get_item":
             code = interner.code(code)
-        plain[node.binding.var] = (node.operator, node.binding.var in used)
+        plain[node.makes] = (node.operator, node.makes in used)
         parts = (nameless(node.operands), code, nameless(node.kind))
-        full[node.binding.var] = (*plain[node.binding.var], *parts)
-    outside = {v: None for node in nodes for v in node.reads if v not in full}
+        full[node.makes] = (*plain[node.makes], *parts)
+    read = {v: kind for node in nodes for v, kind in zip(node.reads, node.sources)}
+    outside = {v: kind for v, kind in read.items() if v not in full}
     coarse = _labels(nodes, plain, {v: int(v in weights) for v in outside})
-    told = {v: label((nameless(kind_of(v.ty)), v in weights)) for v in outside}
+    told = {v: label((nameless(kind), v in weights)) for v, kind in outside.items()}
     fine = _labels(nodes, full, told)
     return {v: (key[0], coarse[v], fine[v]) for v, key in plain.items()}
 
@@ -215,10 +234,10 @@ def _labels(
     for _ in range(2):
         for node in nodes:
             reads = [labels[v] for v in node.reads]
-            labels[node.binding.var] = label((*own[node.binding.var], *reads))
+            labels[node.makes] = label((*own[node.makes], *reads))
         seen: dict[relax.Var, list[tuple[int, int]]] = {}
         for node in reversed(nodes):
-            variable = node.binding.var
+            variable = node.makes
             labels[variable] = label((labels[variable], sorted(seen.get(variable, ()))))
             for place, source in enumerate(node.reads):
                 seen.setdefault(source, []).append((labels[variable], place))
@@ -227,7 +246,7 @@ def _labels(
     return labels
 
 
-class _Signature:
+class ClusterSignature:
     """A cluster without names: variables are numbers in the order in which they are met."""
 
     def __init__(
@@ -235,16 +254,16 @@ class _Signature:
     ) -> None:
         self.inputs: list[relax.Var] = []
         self.weights: list[relax.Var] = []
-        self.outputs = [node.binding.var for node in nodes if node.binding.var in used]
+        self.kinds: dict[relax.Var, Key] = {}
+        self.outputs = [node.makes for node in nodes if node.makes in used]
         self._sizes: dict[tirx.Var, int] = {}
         self._known = weights
         self._names: dict[relax.Var, Key] = {}
-        self.kinds: list[Key] = []
         rows = [self._row(place, node) for place, node in enumerate(nodes)]
         outputs = tuple([self._names[variable] for variable in self.outputs])
         told = {
             size.variables[0]
-            for kind in self.kinds
+            for kind in (self.kinds.values() if self._sizes else ())
             for size in sizes_in(kind)
             if size.text == "{0}"
         }
@@ -252,29 +271,30 @@ class _Signature:
         self.key: Key | None = (*rows, outputs) if closed else None
 
     def _row(self, place: int, node: Node) -> Key:
-        reads = tuple([self._read(variable) for variable in node.reads])
-        row = (node.operator, node.attributes, self.numbered(node.operands))
-        self._names[node.binding.var] = ("n", place)
-        return (*row, self.numbered(node.kind), reads)
+        # Most nodes have no open sizes: nothing in them has to be numbered.
+        numbered = self._numbered if node.sizes else lambda part: part
+        reads = tuple([self._read(v, kind) for v, kind in zip(node.reads, node.sources)])
+        row = (node.operator, node.attributes, numbered(node.operands))
+        self._names[node.makes] = ("n", place)
+        return (*row, numbered(node.kind), reads)
 
-    def _read(self, variable: relax.Var) -> Key:
-        if variable in self._names:
-            return self._names[variable]
+    def _read(self, variable: relax.Var, kind: Key) -> Key:
+        name = self._names.get(variable)
+        if name is not None:
+            return name
         own, letter = (self.weights, "w") if variable in self._known else (self.inputs, "i")
-        kind = kind_of(variable.ty)
-        assert kind is not None  # a node that reads others is opaque
-        self.kinds.append(kind)
+        self.kinds[variable] = kind
         self._names[variable] = (letter, len(own))
         own.append(variable)
         # What is outside is described where it is met first.
-        return (letter, len(own) - 1, self.numbered(kind))
+        return (letter, len(own) - 1, self._numbered(kind))
 
-    def numbered(self, part: Any) -> Any:
+    def _numbered(self, part: Any) -> Any:
         if isinstance(part, Size):
             numbers = [self._sizes.setdefault(v, len(self._sizes)) for v in part.variables]
             return (part.text, *numbers)
         if isinstance(part, tuple):
-            return tuple([self.numbered(one) for one in part])
+            return tuple([self._numbered(one) for one in part])
         return part
 
 
@@ -293,3 +313,17 @@ def as_function(
     open_ = relax.Function(list(outside), body, result.ty)
     closed = open_.bind_params(dict(zip(outside, fresh))) if outside else open_
     return relax.utils.copy_with_new_vars(relax.Function(fresh, closed.body, result.ty))
+
+
+def call(
+    function: GlobalVar, arguments: Sequence[relax.Var], outputs: Sequence[relax.Var]
+) -> list[relax.Binding]:
+    """Bindings that call `function`, which returns a tuple, and give `outputs` its parts."""
+    value = relax.Call(function, list(arguments))
+    kind = relax.TupleType([variable.ty for variable in outputs])
+    relax.expr._update_type(value, kind)
+    parts = relax.DataflowVar("parts", kind)
+    made: list[relax.Binding] = [relax.VarBinding(parts, value)]
+    for place, variable in enumerate(outputs):
+        made.append(relax.VarBinding(variable, relax.TupleGetItem(parts, place)))
+    return made

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tvm import relax, tirx
 
-from nexus_compiler.ir.dataflow import PART, Node, sizes_in, variables_of
+from nexus_compiler.ir.dataflow import PART, Node, variables_of
 
 _ANCHORS = ("matmul", "conv", "attention", "linear", "einsum", "dense", PART)
 
@@ -84,8 +84,7 @@ def _producers(nodes: Sequence[Node], early: set[int]) -> dict[int, list[int]]:
         if node.operator is None:
             found += matches  # which sizes it needs is not known
         else:
-            sizes = sizes_in((node.operands, node.kind))
-            found += [told[v] for size in sizes for v in size.variables if v in told]
+            found += [told[v] for size in node.sizes for v in size.variables if v in told]
         producers[node.position] = found
         if isinstance(node.binding, relax.MatchCast):
             matches.append(node.position)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from nexus_compiler.passes.base import Pass
 from nexus_compiler.passes.decompose import DecomposeForInference
+from nexus_compiler.passes.layers import Layers
 from nexus_compiler.passes.simplify import Simplify
 from nexus_compiler.passes.unify_sizes import UnifySizes
 
@@ -13,6 +14,7 @@ def common() -> tuple[Pass, ...]:
     return (
         UnifySizes(),
         Simplify(),
+        Layers(),
         DecomposeForInference(),
         Simplify(),
     )

@@ -61,7 +61,7 @@ def partition(
     early: list[relax.Binding] = []
     late: list[relax.Binding] = []
     for binding in bindings[:-1]:
-        if _follows(binding, known):
+        if follows(binding, known):
             known.add(binding.var)
             early.append(binding)
         else:
@@ -69,7 +69,8 @@ def partition(
     return early, [*late, bindings[-1]]
 
 
-def _follows(binding: relax.Binding, known: set[relax.Var]) -> bool:
+def follows(binding: relax.Binding, known: set[relax.Var]) -> bool:
+    """Whether a binding computes something of `known` alone that has no open sizes."""
     if not isinstance(binding, relax.VarBinding):
         return False
     value = binding.value

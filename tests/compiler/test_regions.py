@@ -15,17 +15,20 @@ from edit_models import branches, mlp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_models import reference
-from tvm import relax, tirx
+from tvm import IRModule, relax, tirx
 
 from nexus_compiler import pipeline, targets
 from nexus_compiler.build import CompileOptions, Memory, build_target, outlined
+from nexus_compiler.codegen import inline, package
 from nexus_compiler.codegen.door import room_for
 from nexus_compiler.frontend import capture
 from nexus_compiler.ir.dataflow import Interner, read, variables_of
 from nexus_compiler.ir.region import RegionTable
 from nexus_compiler.passes.cluster import clusters
-from nexus_compiler.passes.regions import Outlined, outline
+from nexus_compiler.passes.layers import Layers, is_layer
+from nexus_compiler.passes.regions import Outlined
 from nexus_compiler.store.local import LocalStore
+from nexus_runtime import load
 
 TARGET = "x86-64-v2"
 
@@ -159,24 +162,56 @@ def test_which_open_sizes_are_equal_counts() -> None:
     assert one("n", "m") == one("rows", "columns") != one("n", "n")
 
 
-def layered(model: Any) -> Outlined:
-    """`model` cut with functions for layers that come twice or more."""
-    module = pipeline.common(capture(model))
-    return outline(module, RegionTable(), least_times=2)
+def layered(module: IRModule, least_times: int = 2) -> IRModule:
+    """`module` with functions for layers that come that often."""
+    return Layers(least_times=least_times).apply(module)
+
+
+def layers_of(model: Any, least_times: int = 2) -> list[str]:
+    module = layered(pipeline.common(capture(model)), least_times)
+    return [str(v.name_hint) for v, f in module.functions.items() if is_layer(f)]
 
 
 def test_layers_grow_neither_kernels_nor_functions() -> None:
-    small, large = (layered(edit_models.transformer(layers=n)) for n in (3, 12))
-    assert set(small.regions) == set(large.regions)
-    assert len(small.layers) == len(large.layers) >= 1
-    # Twelve layers stand in four times as many places.
-    assert len(large.places) > 3 * len(small.places)
+    small, large = (edit_models.transformer(layers=n) for n in (16, 40))
+    assert len(layers_of(small, 16)) == len(layers_of(large, 16)) == 1
+    assert set(cut(small).regions) == set(cut(large).regions)
+    # Forty layers stand in more than twice as many places, each with its own weights.
+    few, many = cut(small).places, cut(large).places
+    assert len(many) > 2 * len(few)
+    assert len({place.weights for place in many if place.weights}) > 40
 
 
 def test_few_layers_stay_in_line() -> None:
-    assert not outline(
-        pipeline.common(capture(edit_models.transformer(layers=3))), RegionTable(), least_times=9
-    ).layers
+    assert not layers_of(edit_models.transformer(layers=3), 9)
+
+
+@pytest.mark.parametrize(
+    "edit", [{}, {"inner": {9: 24}}, {"causal": (9,)}, {"epsilons": {0: 1e-3, 18: 1e-3}}], ids=str
+)
+def test_a_layer_that_is_edited_leaves_the_others_one_function(edit: dict[str, Any]) -> None:
+    module = pipeline.common(capture(edit_models.transformer(layers=19, **edit)))
+    (layer,) = [v for v, f in module.functions.items() if is_layer(f)]
+    calls = [b.value for b in module["main"].body.blocks[0].bindings if b.value.ty is not None]
+    count = sum(getattr(value, "op", None) == layer for value in calls)
+    assert count >= 19 - 2 * bool(edit)
+
+
+@pytest.mark.parametrize("edit", [{}, {"inner": {9: 24}}, {"causal": (9,)}], ids=str)
+def test_layers_do_not_change_regions(edit: dict[str, Any]) -> None:
+    graph = capture(edit_models.transformer(layers=19, **edit))
+    folded = pipeline.common(graph)
+    target, in_line = targets.load(TARGET), inline.layers(folded)
+    assert len(in_line.functions) == len(folded.functions) - 1
+
+    def found(module: IRModule) -> list[tuple[str, ...]]:
+        options = CompileOptions(memory=Memory())
+        places = outlined(module, target, room_for(target), options).places
+        return [(place.region, *place.weights) for place in places]
+
+    # But for the last: its function hands out what only the others need.
+    same = [one == other for one, other in zip(found(folded), found(in_line), strict=True)]
+    assert same.count(False) <= 1
 
 
 def test_layers_that_share_a_weight_are_found() -> None:
@@ -205,18 +240,10 @@ def test_digests_are_the_same_in_every_process(hash_seed: str) -> None:
 
 def run(model: Any, least_times: int, path: Path, x: np.ndarray) -> np.ndarray:
     """What a build gives whose layers are functions from `least_times` repetitions on."""
-    import nexus_compiler.build as build_module
-    from nexus_compiler.codegen import package
-    from nexus_runtime import load
-
     target, graph = targets.load(TARGET), capture(model)
-    room, module = room_for(target), pipeline.common(graph)
+    room, module = room_for(target), layered(pipeline.common(graph), least_times)
     options = CompileOptions(store=LocalStore(path / "store"), memory=Memory())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            build_module, "outline", lambda m, table: outline(m, table, least_times=least_times)
-        )
-        made = build_target(module, graph, target, room, options)
+    made = build_target(module, graph, target, room, options)
     package.assemble(graph, module, [made], flags={}).save(path / f"{least_times}.nxa")
     return np.asarray(load(path / f"{least_times}.nxa")(x))
 
@@ -224,7 +251,7 @@ def run(model: Any, least_times: int, path: Path, x: np.ndarray) -> np.ndarray:
 def test_layers_as_functions_compute_the_same(tmp_path: Path) -> None:
     model = edit_models.transformer(layers=4)
     x = np.random.default_rng(0).standard_normal((1, 6, 8)).astype("float32")
-    assert layered(model).layers
+    assert layers_of(model)
     np.testing.assert_array_equal(run(model, 2, tmp_path, x), run(model, 10**6, tmp_path, x))
 
 

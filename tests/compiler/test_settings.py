@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from edit_settings import EditedRoom, option
 
+import nexus_compiler
 from nexus_compiler import pipeline, targets
 from nexus_compiler.build import CompileOptions, Memory, build_target, outlined
 from nexus_compiler.codegen.door import Room, room_for
@@ -19,6 +20,7 @@ from nexus_compiler.codegen.lowering import Lowering
 from nexus_compiler.frontend import capture
 from nexus_compiler.ir.region import Region
 from nexus_compiler.passes import pipelines
+from nexus_compiler.passes.layers import Layers
 from nexus_compiler.store.local import LocalStore
 from nexus_compiler.targets import TargetSpec
 
@@ -40,6 +42,11 @@ HARMLESS = {
 }
 # Passes over whole graphs have no part in keys: the regions that they leave are the key.
 SHOWN_BY_REGIONS = {"FuseAttention.largest_head": 2, "IntegerProducts.unsigned": False}
+SHOWN_BY_FUNCTIONS = {
+    "Layers.least_nodes": 100,
+    "Layers.least_times": 100,
+    "Layers.across": False,
+}
 
 
 def changed(value: Any) -> Any:
@@ -124,7 +131,19 @@ def quantized() -> Any:
 
 
 def test_options_of_passes_over_graphs_are_known() -> None:
-    assert set(GRAPH) == set(SHOWN_BY_REGIONS)
+    assert set(GRAPH) == {*SHOWN_BY_REGIONS, *SHOWN_BY_FUNCTIONS}
+
+
+@pytest.mark.parametrize(("setting", "value"), SHOWN_BY_FUNCTIONS.items())
+def test_options_of_layers_change_functions(setting: str, value: Any) -> None:
+    net = nexus_compiler.GraphBuilder().input("x", (1, 4, 6, 6))
+    for _ in range(4):
+        net = net.conv2d(4, 3, padding=1, activation="relu").conv2d(4, 1)
+    module = pipeline.common(capture(net))
+    base = Layers(least_nodes=2, least_times=2, across=True)
+    other = dataclasses.replace(base, **{setting.split(".")[1]: value})
+    assert len(base.apply(module).functions) == 2
+    assert len(other.apply(module).functions) == 1
 
 
 @pytest.mark.parametrize(("setting", "value"), SHOWN_BY_REGIONS.items())

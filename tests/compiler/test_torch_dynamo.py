@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -159,7 +160,10 @@ def test_objects_are_reused() -> None:
     assert graph.known > 0
 
 
-def test_a_new_graph_tells_its_new_regions() -> None:
+def test_a_new_graph_tells_its_new_regions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The user's own store may know these regions.
+    monkeypatch.setenv("NEXUS_CACHE", str(tmp_path))
+
     class Net(torch.nn.Module):
         def __init__(self, last: int) -> None:
             super().__init__()

@@ -10,7 +10,7 @@ from tvm import IRModule, relax, tirx
 from nexus_compiler.codegen.door import Plan, Unit
 from nexus_compiler.codegen.kernels import Kernel, name_of, named
 from nexus_compiler.codegen.llvm import work
-from nexus_compiler.ir import canonical
+from nexus_compiler.ir import canonical, serial
 from nexus_compiler.passes.weights import INPUTS
 from nexus_runtime.errors import TargetError
 
@@ -52,8 +52,8 @@ def revive(content: str, kernel: bytes) -> Unit:
         TargetError: it is no kernel, or not the one of `content`.
     """
     try:
-        function = tvm.ir.load_json(kernel.decode())
-    except (ValueError, RuntimeError, UnicodeDecodeError) as error:
+        function = serial.loads(kernel.decode())
+    except (ValueError, UnicodeDecodeError) as error:
         raise TargetError(f"the kernel {content[:12]} cannot be read: {error}") from error
     if not isinstance(function, tirx.PrimFunc) or canonical.digest(function) != content:
         raise TargetError(f"what is kept as the kernel {content[:12]} is something else")

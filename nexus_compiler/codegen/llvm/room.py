@@ -27,6 +27,7 @@ from nexus_compiler.passes.fuse_attention import FuseAttention
 from nexus_compiler.passes.image_order import ImageOrder
 from nexus_compiler.passes.integer_products import IntegerProducts
 from nexus_compiler.passes.keep_bytes import KeepBytes
+from nexus_compiler.passes.layers import Layers
 from nexus_compiler.passes.prepare_weights import PrepareWeights
 from nexus_compiler.passes.subpixel import SubPixel
 from nexus_compiler.targets import TargetSpec
@@ -70,6 +71,7 @@ class LlvmRoom:
             IntegerProducts(unsigned=named != "sdot"),
             FoldScales(),
             FuseAttention(),
+            Layers(across=True),
         )
 
     def region_passes(self, target: TargetSpec) -> Sequence[Pass]:
