@@ -159,6 +159,7 @@ class _Reader:
     def __init__(self, parts: Parts, interner: Interner) -> None:
         self._parts, self._interner = parts, interner
         self._known: dict[relax.Var, tuple[relax.Var, Key | None]] = {}
+        self._hidden: set[relax.Var] = set()
 
     def node(self, position: int, binding: Any) -> Node:
         """One binding as a node."""
@@ -175,7 +176,7 @@ class _Reader:
             if name is None:
                 return None
             attributes = self._interner.number(self._parts.get(value.op, value.attrs))
-        elif isinstance(value, relax.TupleGetItem):
+        elif isinstance(value, relax.TupleGetItem) and value.tuple_value not in self._hidden:
             name, attributes, arguments = "tuple_get_item", int(value.index), (value.tuple_value,)
         else:
             return None
@@ -190,6 +191,8 @@ class _Reader:
     def _opaque(self, position: int, binding: Any) -> Node:
         reads = [self._variable(v)[0] for v in relax.analysis.free_vars(binding.value)]
         variable, _ = self._variable(binding.var)
+        # The parts of what nobody looks into are as it is: no region takes a tuple.
+        self._hidden.add(variable)
         return Node(position, binding, variable, None, tuple(reads))
 
     def _variable(self, variable: relax.Var) -> tuple[relax.Var, Key | None]:
