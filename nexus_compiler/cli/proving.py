@@ -126,7 +126,11 @@ def _text(report: Report) -> str:
     counts = ", ".join(f"{n} {name}" for name in names if (n := report.count(name)))
     verdict = "verified" if report.passed else "NOT VERIFIED"
     regions = f": of {len(report.regions)} regions {counts}" if report.regions else ""
-    parts.append(f"{report.target}: {verdict}{regions}; {console.seconds(report.seconds)}")
+    if report.regions and report.loose:
+        named = ", ".join(report.loose[:3]) + (", …" if len(report.loose) > 3 else "")
+        parts.append(f"in no region, so that only the whole says something of them: {named}")
+    times = [console.seconds(one) for one in (report.build_seconds, report.seconds)]
+    parts.append(f"{report.target}: {verdict}{regions}; built in {times[0]}, checked in {times[1]}")
     return "\n\n".join(parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,8 @@ def verify(
         model: as of `nexus_compiler.compile`, like `args`, `kwargs`, `shapes` and `constants`.
         target: what it is built for; it must run here or under an emulator.
         against: an ONNX file that whole functions are compared with by ONNX Runtime. By default
-            that is `model`, where it is such a file; other models are computed from their graph as
-            it was captured.
+            that is `model`, where it is such a file; a PyTorch module is run by PyTorch, other
+            models are computed from their graph as it was captured.
         given: inputs by name, as `inputs.make` takes them; the others are random.
         sizes: of open dimensions of made-up inputs.
         seed: made-up inputs follow from it.
@@ -76,11 +77,12 @@ def verify(
     options.progress("capture", 1, 1)
     # What takes functions whole computes them with JAX itself.
     evaluator = Evaluator(with_jax=cut)
-    source = against or (model if isinstance(model, Path) and model.suffix == _ONNX else None)
     expected: Expected | None = None
     if end_to_end:
+        source = against or (model if isinstance(model, Path) and model.suffix == _ONNX else None)
         by_file = source and ByOnnxRuntime(source, constants or {})
-        expected = by_file or ByGraph(captured, evaluator)
+        by_torch = None if by_file else _by_torch(model, args, kwargs or {}, captured)
+        expected = by_file or by_torch or ByGraph(captured, evaluator)
     return verify_graph(
         captured,
         spec,
@@ -92,6 +94,22 @@ def verify(
         everything=everything,
         num_threads=num_threads,
     )
+
+
+def _by_torch(
+    model: Any, args: Sequence[Any], kwargs: Mapping[str, Any], captured: CapturedGraph
+) -> Expected | None:
+    """PyTorch as the reference; None where it cannot be.
+
+    That is so for what is no module, and for dropout, whose bits only the captured graph has.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(model, torch.nn.Module):
+        return None
+    from nexus_compiler.verify.by_torch import ByTorch
+
+    made = ByTorch(model, args, kwargs)
+    return made if made.fits(captured.signature.functions[0]) else None
 
 
 def made_inputs(

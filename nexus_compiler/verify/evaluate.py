@@ -58,7 +58,7 @@ class Evaluator:
             function: of tensors.
             arguments: one for each parameter.
             callees: what it calls.
-            sizes: of symbolic dimensions that no parameter tells.
+            sizes: of symbolic dimensions of `function` that no parameter tells.
             key: equal keys mean equal functions, which are compiled once.
 
         Raises:
@@ -90,7 +90,7 @@ class Evaluator:
         try:
             run = _with_tvm(function, callees, sizes)
             return TVM, run, list(run(*arguments))
-        except (tvm.error.TVMError, ValueError, TypeError, RuntimeError) as error:
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise UnsupportedOperator(
                 f"no reference computes this part of the model: {lines[-1]}"
@@ -116,7 +116,7 @@ def _with_jax(
     program = Program("main", function, {str(v.name_hint): f for v, f in callees.items()})
 
     def computed(*arguments: Any) -> Sequence[Any]:
-        return evaluate(program, arguments, sizes)
+        return evaluate(program, [jax.numpy.asarray(one) for one in arguments], sizes)
 
     # What is met once is computed operator by operator: JAX remembers these across functions.
     ready = jax.jit(computed, compiler_options=_OPTIONS) if whole else computed

@@ -13,6 +13,7 @@ from tvm.ir import GlobalVar
 from nexus_compiler.build import CompileOptions, Pieces, object_keys, objects_of
 from nexus_compiler.codegen import package
 from nexus_compiler.codegen.door import Plan, Room
+from nexus_compiler.codegen.kernels import Kernel
 from nexus_compiler.codegen.lowering import Lowering
 from nexus_compiler.ir.region import INPUTS, Region, as_function
 from nexus_compiler.ir.sizes import text
@@ -114,15 +115,23 @@ class RegionKernels:
 
     def objects(self, region: Region) -> dict[str, str]:
         """SHA-256 of the objects of the kernels of `region`, by kernel; "" for what is missing."""
-        kernels = self._lowering.region(region, self._options.store).kernels
-        return {name: self._digest(region, name) for name in sorted(kernels)}
+        return {name: self._digest(region, name) for name in sorted(self._kernels(region))}
+
+    def loose(self) -> tuple[str, ...]:
+        """The kernels of the program that are of no region."""
+        regions = self._pieces.regions.regions.values()
+        own = {name for one in regions for name in self._kernels(one)}
+        return tuple(unit.name for unit in self._pieces.plan.units if unit.name not in own)
+
+    def _kernels(self, region: Region) -> Mapping[str, Kernel]:
+        return self._lowering.region(region, self._options.store).kernels
 
     def _digest(self, region: Region, name: str) -> str:
         if name not in self._digests:
             data = self._built.get(name)
             if data is None:  # the whole program has another kernel in its place
-                kernels = self._lowering.region(region, self._options.store).kernels
-                keys = object_keys({name: kernels[name]}, self._pieces.target, self._pieces.room)
+                kernel = {name: self._kernels(region)[name]}
+                keys = object_keys(kernel, self._pieces.target, self._pieces.room)
                 data = self._options.store.get(OBJECTS, keys[name])
             self._digests[name] = "" if data is None else hashlib.sha256(data).hexdigest()
         return self._digests[name]

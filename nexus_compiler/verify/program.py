@@ -117,10 +117,10 @@ def _factors(
     captured: CapturedGraph, pieces: Pieces, expected: Expected, factors: Sequence[Factor]
 ) -> tuple[Factor, ...]:
     state = hashlib.sha256()
-    for variable, function in pieces.regions.module.functions.items():
+    for variable, function in captured.module.functions.items():
         state.update(f"{variable.name_hint} {canonical.digest(function)}\n".encode())
     return (
-        ("program", state.hexdigest()),
+        ("graph", state.hexdigest()),
         *factors,
         *pieces.factors,
         ("weights", captured.params_digest()),

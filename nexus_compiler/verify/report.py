@@ -58,12 +58,24 @@ class FunctionVerdict(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """A verification for one target; `functions` is empty where nothing was compared end to end."""
+    """A verification for one target.
+
+    Attributes:
+        target: what it was built for.
+        regions: in the order of the graph.
+        functions: empty where nothing was compared end to end.
+        loose: names of kernels that are in no region, or that write in place where those of the
+            region do not: only the functions say something of them.
+        seconds: how long it took, but for capture and build.
+        build_seconds: how long the build took; of what was built before, it reads the store.
+    """
 
     target: str
     regions: tuple[RegionVerdict, ...]
     functions: tuple[FunctionVerdict, ...]
+    loose: tuple[str, ...]
     seconds: float
+    build_seconds: float = 0.0
 
     @property
     def passed(self) -> bool:

@@ -19,11 +19,13 @@ from tvm.sym import Analyzer
 from nexus_compiler.ir.region import Region, as_function
 from nexus_compiler.passes.regions import Outlined, callees
 from nexus_compiler.verify.evaluate import Evaluator
+from nexus_runtime.errors import UnsupportedOperator
 
 Shape = tuple[int | None, ...]
 """A size is None where only a run tells it."""
 At = Callable[[int, Region, list[np.ndarray]], Sequence[np.ndarray]]
 """Told the place (the first is 0), the region and its arguments; gives its outputs."""
+_TO_SHAPE = "vm.builtin.tensor_to_shape"
 
 
 class Enough(Exception):
@@ -129,7 +131,9 @@ class _Frame:
 
     def _bind(self, variable: relax.Var, value: Any) -> None:
         self.values[variable] = value
-        if not isinstance(value, tuple):
+        if isinstance(variable.ty, relax.ShapeType):
+            _learn(self.sizes, variable.ty, value)
+        elif not isinstance(value, tuple):
             _learn(self.sizes, variable.ty, value.shape)
 
     def _read(self, expression: Any) -> Any:
@@ -153,19 +157,30 @@ class _Frame:
 
     def _computed(self, binding: Any) -> Any:
         read = _reads(binding.value)
+        if isinstance(binding.var.ty, relax.ShapeType):
+            return _as_shape(binding.value, [self.values[variable] for variable in read])
         outputs, bindings = [binding.var], [binding]
         is_tuple = isinstance(binding.var.ty, relax.TupleType)
         if is_tuple:
             outputs = [relax.DataflowVar("part", kind) for kind in binding.var.ty.fields]
             parts = [relax.TupleGetItem(binding.var, place) for place in range(len(outputs))]
             bindings += [relax.VarBinding(var, part) for var, part in zip(outputs, parts)]
+        function = as_function(read, bindings, outputs)
         _, found = self.walk.evaluator.call(
-            as_function(read, bindings, outputs),
+            function,
             [self.values[variable] for variable in read],
             callees=self._callees(binding.value),
-            sizes=self.sizes,
+            sizes=self._sizes_of(function),
         )
         return tuple(found) if is_tuple else found[0]
+
+    def _sizes_of(self, function: relax.Function) -> dict[tirx.Var, int]:
+        """The sizes that `function` takes from around it; they have their names from there."""
+        known: dict[str, set[int]] = {}
+        for variable, size in self.sizes.items():
+            known.setdefault(str(variable.name), set()).add(size)
+        free = relax.analysis.free_symbolic_vars(function)
+        return {v: min(known[v.name]) for v in free if len(known.get(str(v.name), ())) == 1}
 
     def _callees(self, value: Any) -> Mapping[GlobalVar, relax.Function]:
         called = callees(relax.Function([], value, value.ty, is_pure=False))
@@ -187,6 +202,14 @@ def _callee(value: Any) -> GlobalVar | None:
     return callee if isinstance(callee, GlobalVar) else None
 
 
+def _as_shape(value: Any, read: Sequence[Any]) -> tuple[int, ...]:
+    """The one thing that makes sizes of values: a tensor that holds them."""
+    callee = value.args[0] if isinstance(value, relax.Call) and len(value.args) else None
+    if len(read) != 1 or str(getattr(callee, "global_symbol", "")) != _TO_SHAPE:
+        raise UnsupportedOperator(f"no reference computes the shape {value}")
+    return tuple(int(size) for size in read[0])
+
+
 def _last_reads(bindings: Sequence[Any], result: Any) -> dict[int, list[relax.Var]]:
     """The variables that nobody reads after the binding of each position."""
     seen = set(_reads(result))
@@ -201,7 +224,7 @@ def _last_reads(bindings: Sequence[Any], result: Any) -> dict[int, list[relax.Va
 
 def _learn(sizes: dict[tirx.Var, int], kind: Any, shape: Sequence[int | None]) -> None:
     """Take the sizes of symbolic dimensions from an actual shape."""
-    values = getattr(getattr(kind, "shape", None), "values", None)
+    values = getattr(getattr(kind, "shape", kind), "values", None)
     for dim, size in [] if values is None else zip(values, shape):
         if isinstance(dim, tirx.Var) and size is not None:
             sizes.setdefault(dim, size)

@@ -94,7 +94,7 @@ def test_the_table_names_what_was_proved_and_where(
     assert lines[1].startswith("proved") and "first at model.py:6" in lines[1]
     assert "last at model.py:7" in lines[2]
     assert "main end to end, against jax: proved" in lines
-    assert lines[-1].startswith("native: verified: of 2 regions 2 proved; ")
+    assert lines[-1].startswith("native: verified: of 2 regions 2 proved; built in ")
 
 
 def test_a_model_that_is_another_differs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,7 +130,7 @@ def test_the_digest_of_tensors_is_of_dtype_shape_and_bytes(other: np.ndarray) ->
 def report(region: str, function: str | None) -> Report:
     regions = (RegionVerdict("00", region, 1, "layer", "", (), ()),)
     functions = () if function is None else (FunctionVerdict("main", function, "jax"),)
-    return Report("some", regions, functions, 1.0)
+    return Report("some", regions, functions, (), 1.0)
 
 
 @pytest.mark.parametrize(
