@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import tvm
+from machines import machine
 from onnx import helper, numpy_helper
 from tvm import relax
 
@@ -92,12 +93,12 @@ def execute(graph: CapturedGraph, feeds: Arrays) -> list[np.ndarray]:
     module = relax.transform.DecomposeOpsForInference("main")(graph.module)
     # Unoptimised: these kernels run once, and LLVM takes most of the time of a test.
     target = tvm.target.Target({"kind": "llvm", "opt-level": 0})
-    machine = relax.VirtualMachine(relax.build(module, target), tvm.cpu())
+    program = machine(relax.build(module, target))
     (entry,) = graph.signature.functions
     arrays = [feeds[spec.name] for spec in entry.inputs]
     arrays += [graph.params[name] for name in entry.parameters]
     # `tensor` copies to aligned memory, which kernels rely on.
-    return [out.numpy() for out in machine["main"](*map(tvm.runtime.tensor, arrays))]
+    return [out.numpy() for out in program["main"](*map(tvm.runtime.tensor, arrays))]
 
 
 def reference(proto: onnx.ModelProto | Path, feeds: Arrays) -> list[np.ndarray]:

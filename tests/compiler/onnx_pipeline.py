@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import tvm
+from machines import machine
 from onnx import helper
 from onnx_models import Arrays, reference
 from tvm import relax
@@ -44,7 +45,7 @@ class Model:
         passes = (*pipelines.common(), SortAndScan(), Legalize(), FenceSizes(), Fuse())
         lowered = base.run(self.graph.module, passes)
         target = tvm.target.Target({"kind": "llvm", "opt-level": 0})
-        self._machine = relax.VirtualMachine(relax.build(lowered, target), tvm.cpu())
+        self._machine = machine(relax.build(lowered, target))
         (self.main,) = self.graph.signature.functions
 
     def run(self, feeds: Arrays) -> list[np.ndarray]:

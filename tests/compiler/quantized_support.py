@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import tvm
+from machines import machine
 from onnx_models import Arrays
 from tvm import relax, tirx
 
@@ -52,7 +53,7 @@ class Built:
         passes = (*pipelines.common(), *room.graph_passes(spec), *room.region_passes(spec))
         self.module = base.run(module, passes)
         built = relax.build(self.module, tvm_target(spec))
-        self._machine = relax.VirtualMachine(built, tvm.cpu())
+        self._machine = machine(built)
 
     def families(self) -> list[str]:
         """The schedules of all kernels."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import nexus_compiler
 import nexus_runtime
 from nexus_compiler.codegen.llvm.schedule import Schedule
 from nexus_compiler.frontend.graph import CapturedGraph
+from nexus_compiler.ir import canonical
 from nexus_compiler.passes import base
 from nexus_compiler.passes.fuse import Fuse
 from nexus_compiler.passes.legalize import Legalize
@@ -67,7 +67,18 @@ def scheduled(shapes: Sequence[Shape], build: Graph, **options: int) -> list[tir
     return [function for function in functions if isinstance(function, tirx.PrimFunc)]
 
 
+_LOADED: dict[str, list[Module]] = {}
+
+
 def modules(root: Path, captured: CapturedGraph) -> list[Module]:
+    """A module for each target that this machine runs; of equal graphs the same ones."""
+    key = canonical.digest(captured.module["main"])
+    if key not in _LOADED:
+        _LOADED[key] = _built(root, captured)
+    return _LOADED[key]
+
+
+def _built(root: Path, captured: CapturedGraph) -> list[Module]:
     options = nexus_compiler.CompileOptions(store=LocalStore(root))
     artifact = nexus_compiler.compile(captured, targets=TARGETS, options=options)
     loaded: list[Module] = []
@@ -119,25 +130,17 @@ def walk(function: tirx.PrimFunc, sizes: dict[str, int]) -> None:
     """
     if "T.axis." in function.script():
         return
-    counts: dict[str, np.ndarray] = {}
-    source = _Source(sizes)
+    source = _Source(function, sizes)
     source.statement(function.body, 0)
-    exec("\n".join(source.lines), {"touch": functools.partial(_touch, counts)})
-    written = [name for name in (_name(p) for p in function.params) if name in counts]
-    for name in written:
-        assert (counts[name] == 1).all(), f"{name} is not written exactly once everywhere"
+    scope: dict[str, Any] = {"stray": _stray, "counts": {}}
+    # In a function, whose variables are quicker than those of a module.
+    exec("\n".join(["def walked():", *source.prologue, *source.lines, "walked()"]), scope)
+    for name, counts in scope["counts"].items():
+        assert counts.count(1) == len(counts), f"{name} is not written exactly once everywhere"
 
 
-def _touch(
-    counts: dict[str, np.ndarray],
-    name: str,
-    shape: tuple[int, ...],
-    at: tuple[int, ...],
-    write: bool,
-) -> None:
-    assert all(i is None or 0 <= i < n for i, n in zip(at, shape)), f"{name}{list(at)} of {shape}"
-    if write and None not in at:
-        counts.setdefault(name, np.zeros(shape, np.int64))[at] += 1
+def _stray(name: str, shape: tuple[int, ...], at: tuple[int, ...]) -> None:
+    raise AssertionError(f"{name}{list(at)} of {shape}")
 
 
 def _name(variable: tirx.Var) -> str:
@@ -145,11 +148,17 @@ def _name(variable: tirx.Var) -> str:
 
 
 class _Source:
-    """Python text of the loops; a value that depends on data is "None"."""
+    """Python text of the loops; a value that depends on data is "None".
 
-    def __init__(self, sizes: dict[str, int]) -> None:
+    Millions of accesses run in it: it calls nothing but where one is stray.
+    """
+
+    def __init__(self, function: tirx.PrimFunc, sizes: dict[str, int]) -> None:
+        self.prologue: list[str] = []
         self.lines: list[str] = []
         self._sizes = sizes
+        self._parameters = {_name(parameter) for parameter in function.params}
+        self._counted: set[str] = set()
 
     def text(self, node: Any) -> str:
         kind = type(node).__name__
@@ -171,7 +180,7 @@ class _Source:
         return "None"
 
     def add(self, depth: int, line: str) -> None:
-        self.lines.append(" " * depth + line)
+        self.lines.append(" " * (depth + 1) + line)
 
     def statement(self, node: Any, depth: int) -> None:
         kind = type(node).__name__
@@ -219,6 +228,23 @@ class _Source:
         for index in indices:
             self.value(index, depth)
         name = _name(buffer)
-        shape = "".join(f"{self.text(extent)}, " for extent in buffer.shape)
-        at = "".join(f"{self.text(index)}, " for index in indices)
-        self.add(depth, f"touch({name!r}, ({shape}), ({at}), {write})")
+        shape = [self.text(extent) for extent in buffer.shape]
+        at = [self.text(index) for index in indices]
+        inside = [f"0 <= {i} < {n}" for i, n in zip(at, shape, strict=True) if i != "None"]
+        if inside:
+            said = f"({', '.join(shape)},), ({', '.join(at)},)"
+            self.add(depth, f"if not ({' and '.join(inside)}): stray({name!r}, {said})")
+        if write and "None" not in at and name in self._parameters:
+            self.count(name, shape)
+            place = "0"
+            for index, extent in zip(at, shape, strict=True):
+                place = f"({place} * {extent} + {index})"
+            self.add(depth, f"{name}[{place}] += 1")
+
+    def count(self, name: str, shape: list[str]) -> None:
+        """Begin to count how often each element is written."""
+        if name not in self._counted:
+            self._counted.add(name)
+            self.prologue.append(
+                f" {name} = counts[{name!r}] = [0] * ({' * '.join(['1', *shape])})"
+            )

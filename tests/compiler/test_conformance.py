@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dying
 import numpy as np
 import onnx
 import pytest
@@ -190,15 +190,8 @@ def test_a_process_that_cannot_start_ends_the_run() -> None:
         one.run(["a"], [OURS])
 
 
-def dying(pipe: Any) -> None:
-    """A worker that ends at once when it gets a task."""
-    pipe.send(None)
-    pipe.recv()
-    sys.exit(3)
-
-
 def test_the_death_of_a_real_process_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "main", dying)
+    monkeypatch.setattr(worker, "main", dying.main)
     found = runner.Runner(1, 300, lambda *_: None).run(["a", "b"], [OURS])
     reason = "the process ended with status 3"
     assert {name: verdicts[OURS].reason for name, verdicts in found.items()} == {

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import tvm
+from machines import machine
 from tvm import IRModule, relax
 
 from nexus_compiler import targets
@@ -120,10 +121,10 @@ def load(module: IRModule, *names: str, target: str = "xla-cpu") -> Executor:
 
 
 def tvm_runner(module: IRModule) -> Callable[[str, Sequence[np.ndarray]], list[np.ndarray]]:
-    machine = relax.VirtualMachine(relax.build(module, "llvm"), tvm.cpu())
+    program = machine(relax.build(module, "llvm"))
 
     def run(name: str, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        outputs = machine[name](*(tvm.runtime.tensor(array) for array in arrays))
+        outputs = program[name](*(tvm.runtime.tensor(array) for array in arrays))
         return [outputs[i].numpy() for i in range(len(outputs))]
 
     return run
