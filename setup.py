@@ -1,14 +1,14 @@
-"""What `pyproject.toml` cannot say yet: the C library of the runtime's threads."""
+"""What `pyproject.toml` cannot say yet: the runtime's threads and calls, which are in C."""
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 
 
 class PlatformWheel(bdist_wheel):
-    """A wheel for one platform and every Python."""
+    """A wheel for one platform and every Python from 3.11 on."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        """The library is C alone: only the platform matters."""
+        """What is C uses no Python, or its stable interface: only the platform matters."""
         return "py3", "none", super().get_tag()[2]
 
 
@@ -25,6 +25,15 @@ setup(
             py_limited_api=True,  # for the name: one that every Python looks for
             # Without a C compiler TVM's own threads are used; `nexus-agent doctor` says so.
             optional=True,
-        )
+        ),
+        Extension(
+            "nexus_runtime.executors._line",
+            sources=["nexus_runtime/executors/line.c"],
+            depends=["nexus_runtime/executors/frame.h"],
+            extra_compile_args=["-std=c11", "-O2", "-fvisibility=hidden"],
+            py_limited_api=True,
+            # Without a compiler, or Python's headers, TVM's virtual machine calls the kernels.
+            optional=True,
+        ),
     ],
 )

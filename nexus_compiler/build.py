@@ -143,6 +143,7 @@ def link(pieces: Pieces) -> package.BuiltModule:
         factors=pieces.factors,
         regions=pieces.record(),
         work=_work(pieces.plan),
+        steps=pieces.plan.steps,
     )
 
 

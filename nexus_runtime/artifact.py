@@ -23,9 +23,10 @@ from typing import IO
 import msgspec
 import numpy as np
 
-from nexus_runtime import archive, files, manifest, tensors, work
+from nexus_runtime import archive, files, manifest, steps, tensors, work
 from nexus_runtime.errors import ArtifactError, nearest
 from nexus_runtime.manifest import Manifest, Member, ModuleEntry
+from nexus_runtime.steps import Steps
 from nexus_runtime.work import Work
 
 MANIFEST = "manifest.json"
@@ -151,6 +152,15 @@ class Artifact:
         data = self._members.get(work_member(self.module(target).target))
         return None if data is None else work.decode(data, origin=self._origin)
 
+    def steps(self, target: str) -> Steps | None:
+        """The functions of the module for `target` that are lines; None where it was not told.
+
+        Raises:
+            ArtifactError: there is no such module, or what is told of it is damaged.
+        """
+        data = self._members.get(steps_member(self.module(target).target))
+        return None if data is None else steps.decode(data, origin=self._origin)
+
     def regions(self, target: str) -> bytes | None:
         """What the compiler tells of the regions of a module, for its plans; None: nothing.
 
@@ -168,6 +178,11 @@ class Artifact:
 def regions_member(target: str) -> str:
     """The file that tells which regions the module for `target` was made of."""
     return f"modules/{target}.regions.json"
+
+
+def steps_member(target: str) -> str:
+    """The file with the functions of the module for `target` that are lines."""
+    return f"modules/{target}.steps.json"
 
 
 def work_member(target: str) -> str:

@@ -49,6 +49,14 @@ class CallPlan:
             return values
         return self._checked(dict(zip(self._names, values)))
 
+    def ordered(self, values: Mapping[str, Any]) -> list[Any] | None:
+        """`values` in the signature's order, not checked; None where the names are others."""
+        try:
+            found = [values[name] for name in self._names]
+        except KeyError:
+            return None
+        return found if len(found) == len(values) else None
+
     def by_name(self, values: Mapping[str, Any]) -> Sequence[np.ndarray]:
         """Arguments that were given by name, as arrays in the signature's order.
 

@@ -55,13 +55,15 @@ def join(
 
 @agent.command()
 def doctor() -> None:
-    """Say what this machine is, and which threads run the kernels, and why."""
+    """Say what this machine is, and what runs the kernels, and why."""
     from nexus_runtime import files, host, threads
+    from nexus_runtime.executors import line
     from nexus_runtime.executors.tvm_vm import runtime_library
 
     click.echo(f"machine  {host.machine()}")
     click.echo(f"cache    {files.cache_root()}")
     click.echo(f"threads  {threads.describe()}")
+    click.echo(f"calls    {line.describe()}")
     click.echo(f"runtime  {runtime_library()}")
 
 

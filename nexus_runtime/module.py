@@ -9,11 +9,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from nexus_runtime import host
+from nexus_runtime import binding, host
 from nexus_runtime.artifact import Artifact
+from nexus_runtime.binding import Binding
 from nexus_runtime.calls import CallPlan
 from nexus_runtime.errors import ArtifactError, DeviceError, InputError
-from nexus_runtime.executors.base import CallTime, Executor, open_module
+from nexus_runtime.executors.base import CallTime, Executor, Quick, open_module
 from nexus_runtime.manifest import Manifest
 from nexus_runtime.signature import FunctionSpec, Signature
 
@@ -53,6 +54,7 @@ class Module:
             self.manifest.signature,
             num_threads=num_threads,
             affinity=affinity,
+            steps=artifact.steps(target),
         )
         self._bind(executor, weights)
 
@@ -87,6 +89,9 @@ class Module:
         self._executor.keep({f.name: [weights[name] for name in f.parameters] for f in functions})
         self.parameters = {name: _read_only(array) for name, array in weights.items()}
         self._plans = {f.name: CallPlan(f) for f in functions}
+        self._main = self._plans[self.main.name]
+        # What was last called, by function: a way that checks for itself whether it fits again.
+        self._quick: dict[str, Quick] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> np.ndarray | dict[str, np.ndarray]:
         """Run the main function on arrays, given in order or by name.
@@ -99,9 +104,12 @@ class Module:
         Raises:
             InputError: an array is missing, unknown, or does not fit the signature.
         """
-        plan = self._plans[self.main.name]
-        arguments = plan.mixed(args, kwargs) if kwargs else plan.in_order(args)
-        results = self._executor.run_kept(plan.spec.name, arguments)
+        plan = self._main
+        quick = None if kwargs else self._quick.get(plan.spec.name)
+        results = None if quick is None else quick(*args)
+        if results is None:
+            arguments = plan.mixed(args, kwargs) if kwargs else plan.in_order(args)
+            results = self._run_kept(plan, arguments)
         return results[0] if len(results) == 1 else dict(zip(plan.outputs, results))
 
     @functools.cached_property
@@ -122,14 +130,59 @@ class Module:
             InputError: as for a call; a parameter of another name, dtype or shape too.
         """
         plan = self._plan(function)
+        if parameters is None and (quick := self._quick.get(function)) is not None:
+            ordered = plan.ordered(inputs)
+            if ordered is not None and (results := quick(*ordered)) is not None:
+                return dict(zip(plan.outputs, results))
         arguments = plan.by_name(inputs)
         if parameters is None:
-            results = self._executor.run_kept(function, arguments)
+            results = self._run_kept(plan, arguments)
         else:
             weights = self._checked(parameters)
             more = [weights[name] for name in plan.spec.parameters]
             results = self._executor.run(function, [*arguments, *more])
         return dict(zip(plan.outputs, results))
+
+    def _run_kept(self, plan: CallPlan, arguments: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        name = plan.spec.name
+        results = self._executor.run_kept(name, arguments)
+        quick = self._executor.quick(name, tuple([array.shape for array in arguments]))
+        if quick is not None:
+            self._quick[name] = quick
+        return results
+
+    def bind(
+        self,
+        inputs: Mapping[str, Any],
+        outputs: Mapping[str, np.ndarray] | None = None,
+        *,
+        function: str | None = None,
+    ) -> Binding:
+        """Settle where the inputs and outputs of many calls lie: nothing is made or checked again.
+
+        >>> bound = module.bind({"x": x})
+        >>> x[...] = ...                    # new values in the same place
+        >>> bound.run()
+        >>> bound.outputs["y"]
+
+        Args:
+            inputs: arrays by name, of which each run reads what then stands there. One that is no
+                contiguous NumPy array costs what it costs in a call.
+            outputs: arrays to write to, by name; others are made.
+            function: by default that of `module(x)`.
+
+        Raises:
+            InputError: as for a call; or an output cannot be written to the array that is given.
+        """
+        plan = self._main if function is None else self._plan(function)
+        arrays = plan.by_name(inputs)
+        spec, names = plan.spec, [given.name for given in plan.spec.inputs]
+        sizes = spec.check(dict(zip(names, arrays)))
+        made = binding.outputs_for(spec, arrays, sizes, outputs or {})
+        run = self._executor.bind(spec.name, arrays, made)
+        if run is None:
+            run = binding.in_python(lambda: self._executor.run_kept(spec.name, arrays), made)
+        return Binding(dict(zip(names, arrays)), dict(zip(plan.outputs, made)), run)
 
     def trace(
         self, function: str, inputs: Mapping[str, Any], *, rounds: int = 1

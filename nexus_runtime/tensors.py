@@ -73,6 +73,19 @@ def from_bits(array: np.ndarray, dtype: str) -> np.ndarray:
     return array.view(dtype_of(dtype)) if dtype in BITS else array
 
 
+def plain_dtype(name: str) -> np.dtype:
+    """The dtype that NumPy itself has for elements as wide as those of the dtype called `name`."""
+    if name in BITS:
+        return np.dtype(np.uint8)
+    return np.dtype(np.uint16) if name == "bfloat16" else np.dtype(name)
+
+
+def plain(array: np.ndarray) -> np.ndarray:
+    """`array` with elements of `plain_dtype`, in the same memory."""
+    dtype = plain_dtype(array.dtype.name)
+    return array if array.dtype == dtype else array.view(dtype)
+
+
 def as_numpy(value: Any, *, name: str) -> np.ndarray:
     """`value` (NumPy, DLPack on the CPU, lists) as a NumPy array, without a copy where that can be.
 

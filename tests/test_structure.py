@@ -60,6 +60,7 @@ EXCEPTIONS = {
 # The vocabulary that both packages share; the rest of the runtime is only for those named here.
 SHARED = {
     "errors",
+    "steps",
     "guards",
     "signature",
     "manifest",

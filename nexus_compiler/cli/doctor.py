@@ -23,6 +23,7 @@ def doctor(as_json: bool) -> int:
     from nexus_compiler import targets
     from nexus_compiler.codegen.door import room_for
     from nexus_runtime import threads
+    from nexus_runtime.executors import line
 
     packages = [(name, _version(name), "reinstall nexus-compiler") for name in _PACKAGES]
     packages += [
@@ -40,6 +41,7 @@ def doctor(as_json: bool) -> int:
         "cache": str(files.cache_root()),
         "launcher": dict(zip(("name", "reason"), threads.chosen())),
         "threads": threads.settle().count,
+        "calls": line.describe(),
         "packages": {name: version for name, version, _ in packages},
         "targets": [
             {"target": name, "needs": need.what, "found": need.found, "cure": need.cure}
@@ -56,7 +58,7 @@ def doctor(as_json: bool) -> int:
     text = "\n\n".join(
         [
             f"machine  {host.machine()}\ncache    {files.cache_root()}\n"
-            f"threads  {threads.describe()}",
+            f"threads  {threads.describe()}\ncalls    {line.describe()}",
             console.table(("package", "version", "cure"), rows),
             console.table(("target", "needs", "found", "cure"), target_rows),
         ]

@@ -21,6 +21,7 @@ from nexus_compiler.targets import TargetSpec
 from nexus_runtime.errors import TargetError, nearest
 from nexus_runtime.executors.base import Executor
 from nexus_runtime.signature import FunctionSpec, Signature
+from nexus_runtime.steps import Steps
 from nexus_runtime.threads import Threads
 from nexus_runtime.work import Kernel as Work
 from nexus_runtime.work import Memory
@@ -47,12 +48,14 @@ class Unit:
 class Plan:
     """A module after the room's passes, cut into units; `host` is what is left for the linker.
 
-    `memory` finds out, where the room plans it, what each function sets aside.
+    `memory` finds out, where the room plans it, what each function sets aside. `steps` are the
+    functions that need no virtual machine, where the room tells.
     """
 
     units: tuple[Unit, ...]
     host: Any
     memory: Callable[[], Mapping[str, Memory]] = dict
+    steps: Steps | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from nexus_compiler.passes.record import Record
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime import artifact, manifest
 from nexus_runtime.artifact import Artifact
+from nexus_runtime.steps import Steps
 from nexus_runtime.work import Work
 
 
@@ -32,6 +33,7 @@ class BuiltModule:
         factors: everything that the module follows from, but for the graph.
         regions: the regions that it was made of, where the room takes them.
         work: what its kernels compute, where the room tells.
+        steps: its functions that need no virtual machine, where the room tells.
     """
 
     target: TargetSpec
@@ -41,6 +43,7 @@ class BuiltModule:
     factors: tuple[tuple[str, str], ...]
     regions: Record
     work: Work | None = None
+    steps: Steps | None = None
 
 
 def assemble(
@@ -63,6 +66,8 @@ def assemble(
         members[artifact.regions_member(one.target.name)] = one.regions.encode()
         if one.work is not None:
             members[artifact.work_member(one.target.name)] = one.work.encode()
+        if one.steps is not None:
+            members[artifact.steps_member(one.target.name)] = one.steps.encode()
     draft = manifest.Manifest(
         format=manifest.FORMAT,
         version=manifest.VERSION,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,12 @@ import numpy as np
 
 from nexus_runtime.errors import ArtifactError, nearest
 from nexus_runtime.signature import Signature
+from nexus_runtime.steps import Steps
+
+Shapes = tuple[tuple[int, ...], ...]
+Quick = Callable[..., "Sequence[np.ndarray] | None"]
+"""Takes inputs in order, checks them itself, and gives None where they are not those that it was
+made for."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class CallTime:
 class Executor(Protocol):
     """One opened module. Safe to call from many threads."""
 
-    def run(self, function: str, arguments: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def run(self, function: str, arguments: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Run `function` on inputs and then parameters, in the signature's order.
 
         Every argument has the dtype and the shape that the signature allows; where it lies in
@@ -40,8 +46,21 @@ class Executor(Protocol):
         """
         ...
 
-    def run_kept(self, function: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def run_kept(self, function: str, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """As `run`, with the parameters that were kept."""
+        ...
+
+    def quick(self, function: str, shapes: Shapes) -> Quick | None:
+        """A shorter way than `run_kept` for NumPy arrays of `shapes`, where there is one."""
+        ...
+
+    def bind(
+        self, function: str, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
+    ) -> Callable[[], object] | None:
+        """What computes `outputs` from `inputs` where they lie; None where that cannot be.
+
+        All have the dtypes and shapes of the signature, and those of the outputs can be written to.
+        """
         ...
 
     def trace(
@@ -68,8 +87,9 @@ def open_module(
     *,
     num_threads: int | None,
     affinity: Sequence[int] | None = None,
+    steps: Steps | None = None,
 ) -> Executor:
-    """Open a module file with the executor called `executor`.
+    """Open a module file with the executor called `executor`; `steps` are its lines, if it has any.
 
     Raises:
         ArtifactError: no executor of this release has this name.
@@ -81,4 +101,6 @@ def open_module(
             hint=nearest(executor, _EXECUTORS),
         )
     module = importlib.import_module(_EXECUTORS[executor])
-    return module.open_module(data, signature, num_threads=num_threads, affinity=affinity)
+    return module.open_module(
+        data, signature, num_threads=num_threads, affinity=affinity, steps=steps
+    )

@@ -13,15 +13,16 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from nexus_runtime.errors import ArtifactError, DeviceError, InputError, nearest
-from nexus_runtime.executors.base import CallTime
+from nexus_runtime.executors.base import CallTime, Quick, Shapes
 from nexus_runtime.signature import Signature
+from nexus_runtime.steps import Steps
 
 FORMAT = 1
 
@@ -75,6 +76,7 @@ def open_module(
     *,
     num_threads: int | None,
     affinity: Sequence[int] | None = None,
+    steps: Steps | None = None,
 ) -> Executor:
     """Open a module file; functions are compiled when they first run with a set of shapes.
 
@@ -83,13 +85,14 @@ def open_module(
         signature: what it must offer.
         num_threads: not used: XLA has one thread pool per process, sized when JAX starts.
         affinity: must be None, for the same reason.
+        steps: not used: XLA's functions are calls of one program.
 
     Raises:
         ArtifactError: the file is damaged, from the future, or lacks a function.
         DeviceError: JAX is not installed, or has no device that the module was built for; or
             `affinity` is given.
     """
-    del num_threads
+    del num_threads, steps
     if affinity is not None:
         raise DeviceError(
             "XLA's threads cannot be kept to cores of one module",
@@ -166,6 +169,18 @@ class Executor:
     def run_kept(self, function: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run `function` with the kept parameters; as `executors.base.Executor.run_kept`."""
         return self._run(function, [*inputs, *self._kept.get(function, ())])
+
+    def quick(self, function: str, shapes: Shapes) -> Quick | None:
+        """There is no shorter way; as `executors.base.Executor.quick`."""
+        del function, shapes
+        return None
+
+    def bind(
+        self, function: str, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
+    ) -> Callable[[], object] | None:
+        """XLA has buffers of its own; as `executors.base.Executor.bind`."""
+        del function, inputs, outputs
+        return None
 
     def trace(
         self, function: str, inputs: Sequence[np.ndarray], *, rounds: int

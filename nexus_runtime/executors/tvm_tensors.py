@@ -17,13 +17,14 @@ _BFLOAT16, _BFLOAT16_CODE, _UINT16_CODE = "bfloat16", (4, 16), (1, 16)
 _CPU = (1, 0)
 
 
-def importer(ffi: Any) -> Callable[[np.ndarray], Any]:
+def importer(ffi: Any, *, anywhere: bool) -> Callable[[np.ndarray], Any]:
     """What turns an array into a tensor in its memory, or in that of a copy where kernels need one.
 
     Args:
         ffi: the module `tvm_ffi`.
+        anywhere: kernels need no alignment beyond that of an element.
     """
-    take, alignment = ffi.from_dlpack, tensors.ALIGNMENT
+    take, alignment = ffi.from_dlpack, 1 if anywhere else tensors.ALIGNMENT
 
     def tensor_of(array: np.ndarray) -> Any:
         # NumPy's strides of empty arrays are no kernel's.

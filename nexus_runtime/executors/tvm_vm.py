@@ -13,7 +13,7 @@ import hashlib
 import importlib.util
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,14 @@ import numpy as np
 
 from nexus_runtime import files, threads
 from nexus_runtime.errors import ArtifactError, DeviceError
+from nexus_runtime.executors import line as lines
 from nexus_runtime.executors import tvm_tensors
-from nexus_runtime.executors.base import CallTime
+from nexus_runtime.executors.base import CallTime, Quick, Shapes
+from nexus_runtime.executors.layout import Given
+from nexus_runtime.executors.line import Straight
 from nexus_runtime.light import without_torch
 from nexus_runtime.signature import Signature
+from nexus_runtime.steps import Steps
 
 _CPU, _POOLED_ALLOCATOR = 1, 2
 _LIBRARY = "libtvm_runtime.so"
@@ -40,11 +44,12 @@ def open_module(
     *,
     num_threads: int | None,
     affinity: Sequence[int] | None = None,
+    steps: Steps | None = None,
 ) -> TvmExecutor:
     """Open a shared library; see `executors.base.open_module`."""
     setting = threads.settle(num_threads, affinity)
     _load_runtime()
-    return TvmExecutor(load_library(_unpack(data, setting.label), setting), signature)
+    return TvmExecutor(load_library(_unpack(data, setting.label), setting), signature, steps)
 
 
 def load_library(path: Path, setting: threads.Threads) -> Any:
@@ -57,10 +62,11 @@ def load_library(path: Path, setting: threads.Threads) -> Any:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What to call, and the tensors that stand behind the inputs."""
+    """What to call, the tensors that stand behind the inputs, and the same as a line."""
 
     entry: str
     tensors: tuple[Any, ...]
+    line: Straight | None
 
 
 class TvmExecutor:
@@ -69,11 +75,14 @@ class TvmExecutor:
     Args:
         library: the program, as a library that was loaded or was made in this process.
         signature: what it offers.
+        steps: those of its functions that are lines.
     """
 
-    def __init__(self, library: Any, signature: Signature) -> None:
+    def __init__(self, library: Any, signature: Signature, steps: Steps | None = None) -> None:
         self._ffi = _load_runtime()
-        self._tensor = tvm_tensors.importer(self._ffi)
+        self._steps = steps or Steps({})
+        self._signature = signature
+        self._tensor = tvm_tensors.importer(self._ffi, anywhere=self._steps.anywhere)
         self._item = self._ffi.get_global_func("ffi.ArrayGetItem")
         self._results = {
             f.name: [tvm_tensors.reader(output.dtype) for output in f.outputs]
@@ -85,28 +94,45 @@ class TvmExecutor:
         self._idle: list[_Machine] = []
         self._weights: Mapping[str, Sequence[np.ndarray]] = {}
         self._kept: dict[str, _Kept] = {}
+        self._whole: dict[str, Straight | None] = {}
 
-    def run(self, function: str, arguments: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def run(self, function: str, arguments: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Run `function`; as `executors.base.Executor.run`."""
-        return self._call(function, function, arguments, ())
+        if function not in self._whole:
+            self._whole[function] = self._straight(function, function, ())
+        line = self._whole[function]
+        results = None if line is None else line.call(arguments)
+        return self._call(function, function, arguments, ()) if results is None else results
 
     def keep(self, weights: Mapping[str, Sequence[np.ndarray]]) -> None:
         """Keep parameters; as `executors.base.Executor.keep`."""
         self._weights = weights
 
-    def run_kept(self, function: str, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def run_kept(self, function: str, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Run `function` with the kept parameters; as `executors.base.Executor.run_kept`."""
-        if (kept := self._kept.get(function)) is None:
-            # Two threads may both come here: they compute the same.
-            kept = self._kept[function] = self._prepare(function)
+        kept = self._prepared(function)
+        results = None if kept.line is None else kept.line.call(inputs)
+        if results is not None:
+            return results
         return self._call(function, kept.entry, inputs, kept.tensors)
+
+    def quick(self, function: str, shapes: Shapes) -> Quick | None:
+        """The call of a line in C; as `executors.base.Executor.quick`."""
+        line = self._prepared(function).line
+        return None if line is None else line.quick(shapes)
+
+    def bind(
+        self, function: str, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
+    ) -> Callable[[], object] | None:
+        """A line in C with its places; as `executors.base.Executor.bind`."""
+        line = self._prepared(function).line
+        return None if line is None else line.bind(inputs, outputs)
 
     def trace(
         self, function: str, inputs: Sequence[np.ndarray], *, rounds: int
     ) -> list[list[CallTime]]:
         """Time every call of a kernel; as `executors.base.Executor.trace`."""
-        if (kept := self._kept.get(function)) is None:
-            kept = self._kept[function] = self._prepare(function)
+        kept = self._prepared(function)
         # A machine of its own, which is thrown away: an instrument cannot be taken out again.
         machine, watch = self._new_machine(), _Watch()
         machine["set_instrument"](self._ffi.convert(watch))
@@ -116,17 +142,49 @@ class TvmExecutor:
             found.append(watch.take())
         return found
 
+    def _prepared(self, function: str) -> _Kept:
+        if (kept := self._kept.get(function)) is None:
+            # Two threads may both come here: they compute the same.
+            kept = self._kept[function] = self._prepare(function)
+        return kept
+
     def _prepare(self, function: str) -> _Kept:
         """The kept parameters as tensors, and what the module computes from them alone."""
         weights = tuple(map(self._tensor, self._weights.get(function, ())))
         machine = self._take()
         try:
             if not machine.has(function + _PREPARE):
-                return _Kept(function, weights)
-            prepared = machine[function + _PREPARE](*weights)
-            return _Kept(function + _RUN, (*weights, *prepared))
+                return _Kept(function, weights, self._straight(function, function, weights))
+            fixed = (*weights, *machine[function + _PREPARE](*weights))
+            entry = function + _RUN
+            return _Kept(entry, fixed, self._straight(function, entry, fixed))
         finally:
             self._idle.append(machine)
+
+    def _straight(self, function: str, entry: str, fixed: Sequence[Any]) -> Straight | None:
+        """The line of `entry` with `fixed` tensors behind the inputs, if it is one."""
+        line = self._steps.lines.get(entry)
+        if line is None:
+            return None
+        spec = self._signature.function(function)
+        weights = {weight.name: weight.dtype for weight in self._signature.parameters}
+        given = [s.dtype for s in spec.inputs]
+        if not fixed:
+            given += [weights[name] for name in spec.parameters]
+        return Straight(
+            line,
+            Given(
+                tuple(given),
+                tuple((tensor.data_ptr(), _shape(tensor)) for tensor in fixed),
+                tuple(output.dtype for output in spec.outputs),
+                spec.donated,
+                self._kernel,
+            ),
+        )
+
+    def _kernel(self, name: str) -> tuple[Any, int]:
+        found = self._library.get_function(name, query_imports=True)
+        return found, found.__chandle__()
 
     def _call(
         self, function: str, entry: str, arguments: Sequence[np.ndarray], more: Sequence[Any]
@@ -227,6 +285,7 @@ def _load_runtime() -> Any:
             hint="reinstall apache-tvm, or set "
             "NEXUS_TVM_RUNTIME to a libtvm_runtime.so built for this machine",
         ) from error
+    lines.carry_errors(tvm_ffi.LIB)
     return tvm_ffi
 
 

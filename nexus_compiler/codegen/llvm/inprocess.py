@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import tvm
-from tvm import IRModule
 
+from nexus_compiler.codegen.door import Plan
 from nexus_compiler.codegen.llvm import link
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime.executors.tvm_vm import TvmExecutor, load_library
@@ -25,22 +25,22 @@ from nexus_runtime.threads import Threads
 
 
 def open_program(
-    program: IRModule,
+    plan: Plan,
     objects: Mapping[str, bytes],
     signature: Signature,
     target: TargetSpec,
     llvm: tvm.target.Target,
     setting: Threads,
 ) -> TvmExecutor:
-    """An executor of `program`, whose kernels are `objects` by name.
+    """An executor of `plan`, whose kernels are `objects` by name.
 
     Raises:
         TargetError: no linker for the target is installed.
     """
-    executable = link.bytecode(program, llvm).get()
+    executable = link.bytecode(plan.host, llvm).get()
     for library in _LOADED.libraries(objects, target, setting):
         executable.mod.import_module(library)
-    return TvmExecutor(executable.mod, signature)
+    return TvmExecutor(executable.mod, signature, plan.steps)
 
 
 _Key = tuple[str, str, str, str]

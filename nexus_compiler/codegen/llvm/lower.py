@@ -10,6 +10,7 @@ from tvm import IRModule, relax, tirx
 from nexus_compiler.codegen.door import Plan, Unit
 from nexus_compiler.codegen.kernels import Kernel, name_of, named
 from nexus_compiler.codegen.llvm import work
+from nexus_compiler.codegen.llvm.straight import steps
 from nexus_compiler.ir import canonical, serial
 from nexus_compiler.passes.weights import INPUTS
 from nexus_runtime.errors import TargetError
@@ -26,23 +27,30 @@ def to_host_and_kernels(
     The small functions that compute shapes at run time are kernels too, and are found here.
     """
     with target:
-        module = _host_passes()(_trusting(module))
-    functions = dict(module.functions.items())
-    fresh = {
-        variable: function
-        for variable, function in functions.items()
-        if isinstance(function, relax.Function) or str(variable.name_hint) not in kernels
-    }
-    variables = {str(v.name_hint): v for v in functions if v not in fresh}
-    host, shapes = named(IRModule(fresh, attrs=module.attrs), variables, work.describe)
-    heads = {variable: functions[variable] for variable in functions if variable not in fresh}
-    host = IRModule({**dict(host.functions.items()), **heads}, attrs=module.attrs)
-    every = {**shapes, **{name: kernels[name] for name in variables if name in kernels}}
+        module, written = _with_names(_planning()(_trusting(module)), kernels)
+        straight = steps(module)
+        module, shapes = _with_names(_host_passes()(module), {**kernels, **written})
+    every = {**shapes, **written, **kernels}
+    called = {str(v.name_hint) for v in module.functions} & every.keys()
     units = [
-        Unit(name, kernel.content.encode(), kernel, kernel.work)
-        for name, kernel in sorted(every.items())
+        Unit(name, every[name].content.encode(), every[name], every[name].work)
+        for name in sorted(called)
     ]
-    return Plan(tuple(units), host, lambda: work.memory(module))
+    return Plan(tuple(units), module, lambda: work.memory(module), straight)
+
+
+def _with_names(
+    module: IRModule, kernels: Mapping[str, Kernel]
+) -> tuple[IRModule, dict[str, Kernel]]:
+    """`module` with names for kernels that are none of `kernels`, and these."""
+    functions = dict(module.functions.items())
+    known = {v: f for v, f in functions.items() if str(v.name_hint) in kernels}
+    fresh = {v: f for v, f in functions.items() if v not in known}
+    if all(isinstance(function, relax.Function) for function in fresh.values()):
+        return module, {}
+    variables = {str(v.name_hint): v for v in known}
+    named_module, made = named(IRModule(fresh, attrs=module.attrs), variables, work.describe)
+    return IRModule({**dict(named_module.functions.items()), **known}, attrs=module.attrs), made
 
 
 def revive(content: str, kernel: bytes) -> Unit:
@@ -85,7 +93,7 @@ def _has_shape(kind: tvm.ir.Type) -> bool:
     return isinstance(kind, relax.TensorType) and isinstance(kind.shape, relax.ShapeExpr)
 
 
-def _host_passes() -> tvm.transform.Pass:
+def _planning() -> tvm.transform.Pass:
     passes = relax.transform
     return tvm.transform.Sequential(
         [
@@ -96,6 +104,14 @@ def _host_passes() -> tvm.transform.Pass:
             passes.DeadCodeElimination(),
             passes.StaticPlanBlockMemory(),
             passes.LowerAllocTensor(),
+        ]
+    )
+
+
+def _host_passes() -> tvm.transform.Pass:
+    passes = relax.transform
+    return tvm.transform.Sequential(
+        [
             passes.KillAfterLastUse(),
             passes.LowerRuntimeBuiltin(),
             passes.ComputePrimValue(),

@@ -129,9 +129,7 @@ class LlvmRoom:
         setting: Threads,
     ) -> Executor:
         """Only kernels that this process has not loaded yet are linked."""
-        return inprocess.open_program(
-            plan.host, objects, signature, target, tvm_target(target), setting
-        )
+        return inprocess.open_program(plan, objects, signature, target, tvm_target(target), setting)
 
     def emulate(
         self,
