@@ -129,6 +129,8 @@ def _is_packable(operator: str, call: relax.Call) -> bool:
         return weight.ndim == 2 and x.ndim >= 2
     if operator == "relax.nn.conv2d":
         attrs = call.attrs
+        if int(weight.shape[-1]) == 1:
+            return False  # the channels of one filter lie in order as they are
         return attrs.groups == 1 and (attrs.data_layout, attrs.kernel_layout) == ("NHWC", "HWIO")
     return False
 

@@ -20,7 +20,8 @@ def schedule(kernel_: Kernel, machine: Machine) -> tirx.PrimFunc | None:
     stages = kernel_.stages
     if not stages or any(stage.reduced and stage.init is None for stage in stages):
         return None
-    if any(reduce.is_window(stage) for stage in stages):
+    windows = [stage for stage in stages if stage.reduced and reduce.is_window(stage)]
+    if not all(reduce.in_partial_results(stage, machine) for stage in windows):
         return None
     inner = list(kernel_.function.body.block.alloc_buffers)
     shared = _shared(stages)

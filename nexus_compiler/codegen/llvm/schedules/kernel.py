@@ -16,7 +16,7 @@ from tvm.sym import Analyzer
 
 _KEPT, _REDUCED = 0, 2  # the codes of `IterVar.iter_type`
 # Values that take about as long as storing and loading one: may be computed twice.
-_CHEAP_CALLS = {"sqrt", "fabs", "floor", "ceil"}
+CHEAP_CALLS = {"sqrt", "fabs", "floor", "ceil"}
 # Nodes: a value that is used twice in each of ten stages would grow a thousandfold.
 _LARGEST = 400
 
@@ -90,7 +90,7 @@ def _worth_inlining(block: SBlock, readers: Sequence[SBlock]) -> bool:
         return False
     if sum(_growth(block, load) for load in uses) > _LARGEST:
         return False
-    if calls(value) <= _CHEAP_CALLS and not contains(value, tirx.Div):
+    if calls(value) <= CHEAP_CALLS and not contains(value, tirx.Div):
         return True
     # Copies of a costly value are merged again by LLVM only where one loop holds them all.
     turns = _turns(block)

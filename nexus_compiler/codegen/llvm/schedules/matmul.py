@@ -107,12 +107,20 @@ class Writer:
             return build.scope([self._panel], build.sequence([fill, tiles]), "panel")
 
         def one(flat: Any) -> tirx.Stmt:
-            *place, number = build.unflatten(flat, [*turns, build.product(shared)])
-            return row(place, number)
+            return row(*self._place(flat, turns, build.product(shared)))
 
         if copied:
             return build.loop(build.product([*turns, groups]), group, self._kind(), "group")
         return build.loop(build.product([*turns, *shared]), one, self._kind(), "tile")
+
+    def _place(self, flat: Any, turns: list[Any], shared: Any) -> tuple[list[Any], Any]:
+        """Which of `turns` and of the `shared` tiles task number `flat` computes."""
+        if self._form.groups is None:
+            *place, number = build.unflatten(flat, [*turns, shared])
+        else:
+            # Several groups share a line of the left operand, which is the larger one.
+            number, *place = build.unflatten(flat, [shared, *turns])
+        return place, number
 
     def _copies(self, down: Any) -> bool:
         """Whether a panel of the right operand is copied for the tiles that share it."""
@@ -211,11 +219,12 @@ class Writer:
             own = values | build.bind(self._steps, at)
             return self._add(total, own, row, tile, column, spot)
 
-        def finish(i: Any, j: Any) -> tirx.Stmt:
+        def finish(i: Any, j: Any, sums: tirx.Buffer = total) -> tirx.Stmt:
             at = build.split(form.columns, tile * self._tiling.columns + column + j)
-            return form.placement.finish(values | build.split(form.rows, row + i) | at, total[i, j])
+            own = form.settled(values | build.split(form.rows, row + i) | at)
+            return form.placement.finish(own, sums[i, j])
 
-        store = cells(height, width, lanes, finish)
+        store = self._store(total, height, width, finish)
         if block is None:
             sums = build.nest(build.extents(self._steps), lambda at: step(at, at))
             body = [each(clear), sums, store]
@@ -229,6 +238,28 @@ class Writer:
             body = block.around(total, column, each, line, store)
         made = [stage.store.buffer for stage in form.before]
         return build.scope([total], build.sequence(body), "tile", whole=made)
+
+    def _store(self, total: tirx.Buffer, height: int, width: int, finish: Any) -> tirx.Stmt:
+        """Write the results of a tile.
+
+        Functions are long. Where the number of rows is open there are tiles of several heights, and
+        written out for every row functions are most of the code: half of the time to compile it.
+        """
+        lanes = self._tiling.lanes
+        called = kernel.calls(self._form.placement.store.value) - kernel.CHEAP_CALLS
+        if height == 1 or not called or build.known(self._rows) is not None:
+            return cells(height, width, lanes, finish)
+        # Sums that a loop reads would leave the registers, hence the copy.
+        done = tirx.decl_buffer(total.shape, self._dtype, "done", scope="local")
+
+        def keep(i: Any, j: Any) -> tirx.Stmt:
+            return tirx.BufferStore(done, total[i, j], [i, j])
+
+        def line(row: Any) -> tirx.Stmt:
+            return cells(1, width, lanes, lambda _, j: finish(row, j, done))
+
+        steps = [cells(height, width, lanes, keep), build.loop(height, line, name="row")]
+        return build.scope([done], build.sequence(steps), "results")
 
     def _add(
         self,

@@ -12,9 +12,11 @@ from tvm.ir.expr import TensorLoad
 from tvm.sym import Analyzer
 
 from nexus_compiler.codegen.llvm.schedules import build, kernel
+from nexus_compiler.codegen.llvm.schedules.groups import Groups, grouped
 from nexus_compiler.codegen.llvm.schedules.kernel import Kernel, Stage
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.codegen.llvm.schedules.placement import Placement, place
+from nexus_compiler.codegen.llvm.schedules.reduce import in_order
 from nexus_compiler.codegen.llvm.schedules.spatial import joint
 
 _SHORT = 8  # rows that leave registers unused
@@ -32,6 +34,8 @@ class Product:
         before: elementwise stages that make an operand, pads for example.
         ordered: neighbouring columns are neighbours in memory.
         line: tiles are of whole lines of so many rows; 1: of any rows.
+        groups: the axis that the first of `outer` and the last of `columns` stand for, where the
+            left operand knows its groups only.
         packed: columns of one tile, where the right operand is in tiles already; else 0.
     """
 
@@ -45,6 +49,11 @@ class Product:
     columns: tuple[tirx.IterVar, ...]
     ordered: bool
     packed: int
+    groups: Groups | None
+
+    def settled(self, values: dict[Any, Any]) -> dict[Any, Any]:
+        """`values` of axes, with that of the axis which stands in groups."""
+        return values if self.groups is None else values | self.groups.value(values)
 
     @property
     def stage(self) -> Stage:
@@ -76,15 +85,18 @@ def recognise(kernel_: Kernel, machine: Machine) -> Product | None:
     factors, placement = operands(stages[0]), place(stages)
     if factors is None or placement is None or not placement.order:
         return None
-    left, right = factors
-    if placement.order[-1].var in kernel.variables(left):
+    (left, right), order, groups = factors, placement.order, None
+    if (found := grouped(factors, placement.order)) is not None:
+        groups, left, right = found
+        order = (groups.group, *placement.order[:-1], groups.column)
+    elif placement.order[-1].var in kernel.variables(left):
         left, right = right, left
     only_left = kernel.variables(left) - kernel.variables(right)
     only_right = kernel.variables(right) - kernel.variables(left)
-    columns = _tail(placement.order, lambda axis: axis.var in only_right)
+    columns = _tail(order, lambda axis: axis.var in only_right)
     if not columns:
         return None
-    rest = placement.order[: -len(columns)]
+    rest = order[: -len(columns)]
     rows = _tail(rest, lambda axis: axis.var in only_left)
     rows, line = _lines(left, rows)
     rows = rows or tuple(axis for axis in rest if axis.var in only_left)[-1:]
@@ -94,7 +106,9 @@ def recognise(kernel_: Kernel, machine: Machine) -> Product | None:
     count = build.known(build.product(build.extents(rows)))
     if not ordered and count is not None and count < _REUSE:
         return None
-    return Product(before, placement, left, right, outer, rows, line, columns, ordered, packed)
+    return Product(
+        before, placement, left, right, outer, rows, line, columns, ordered, packed, groups
+    )
 
 
 def _split(stages: Sequence[Stage]) -> tuple[tuple[Stage, ...], Sequence[Stage]]:
@@ -169,6 +183,8 @@ def _ordered(value: Any, columns: Sequence[tirx.IterVar]) -> bool:
         return False
     count = len(columns)
     names = [axis.var for axis in columns]
+    if count == 1 and in_order(value.indices[-1], names[0]):
+        return names[0] not in kernel.variables(list(value.indices[:-1]))
     if not all(index.same_as(name) for index, name in zip(value.indices[-count:], names)):
         return False
     if kernel.variables(list(value.indices[:-count])) & set(names):

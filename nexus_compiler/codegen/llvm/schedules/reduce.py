@@ -35,17 +35,23 @@ def lane_axis(stage: Stage) -> tirx.IterVar | None:
         if size < max(sizes):
             continue
         for axis in reversed(stage.spatial):
-            if _in_order(load.indices[-1], axis.var):
+            if in_order(load.indices[-1], axis.var):
                 return axis
     return None
 
 
-def _in_order(index: Any, variable: tirx.Var) -> bool:
+def in_order(index: Any, variable: tirx.Var) -> bool:
     """Whether `index` is `variable`, or something that does not depend on it and `variable`."""
     if isinstance(index, tirx.Add):
         places = [variable in kernel.variables(part) for part in (index.a, index.b)]
-        return sum(places) == 1 and _in_order(index.a if places[0] else index.b, variable)
+        return sum(places) == 1 and in_order(index.a if places[0] else index.b, variable)
     return variable.same_as(index)
+
+
+def in_partial_results(stage: Stage, machine: Machine) -> bool:
+    """Whether vectors run along the last reduced axis, and along no kept one."""
+    lanes = machine.lanes(str(stage.store.buffer.dtype))
+    return lane_axis(stage) is None and _partial_lanes(stage, stage.reduced[-1], lanes) > 0
 
 
 def is_window(stage: Stage) -> bool:
@@ -223,9 +229,10 @@ def _partial_lanes(stage: Stage, inner: tirx.IterVar, lanes: int) -> int:
     for load in kernel.loads(value):
         if load.source.same_as(stage.store.buffer):
             continue
-        if any(inner.var in kernel.variables(index) for index in load.indices[:-1]):
+        wide = [i for i, n in zip(load.indices, load.source.shape) if not is_const(n, 1)]
+        if any(inner.var in kernel.variables(index) for index in wide[:-1]):
             return 0
-        index = load.indices[-1] if load.indices else None
+        index = wide[-1] if wide else None
         if index is None or not (
             inner.var.same_as(index) or inner.var not in kernel.variables(index)
         ):

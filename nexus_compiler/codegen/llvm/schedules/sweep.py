@@ -218,14 +218,30 @@ class _Writer:
     ) -> tirx.Stmt:
         stage, lanes = self._form.stage, self._tiling.lanes
 
-        def update(at: list[Any], i: Any, j: Any) -> tirx.Stmt:
+        def update(value: Any, at: list[Any], i: Any, j: Any) -> tirx.Stmt:
             place = {self._form.pixel.var: first + i, self._form.channel.var: begin + j}
             own = values | build.bind(stage.reduced, at) | place
             new = kernel.replace_loads(value, stage.store.buffer, lambda _: total[i, j])
             return tirx.BufferStore(total, kernel.substitute(new, own), [i, j])
 
         def step(at: list[Any]) -> tirx.Stmt:
-            return cells(height, width, lanes, lambda i, j: update(at, i, j))
+            return build.loop(height, lambda i: line(at, i), "unroll", "row")
+
+        def line(at: list[Any], i: Any) -> tirx.Stmt:
+            """Of products: one look at the border for all vectors of a pixel.
+
+            Compiles twice as fast where sizes are open. Pools are up to a tenth slower with it.
+            """
+            found = guards(value)
+            if len(found) != 1 or not kernel.contains(value, tirx.Mul):
+                return cells(1, width, lanes, lambda _, j: update(value, at, i, j))
+            inside, outside = (
+                cells(1, width, lanes, lambda _, j, v=v: update(v, at, i, j))
+                for v in (taken(value, found[0], True), taken(value, found[0], False))
+            )
+            place = {self._form.pixel.var: first + i}
+            own = values | build.bind(stage.reduced, at) | place
+            return build.branch(kernel.substitute(found[0], own), inside, outside)
 
         clear = cells(
             height, width, lanes, lambda i, j: tirx.BufferStore(total, stage.init, [i, j])
