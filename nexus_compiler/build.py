@@ -35,8 +35,16 @@ RegionHook = Callable[[Region, bool], None]
 
 @dataclass(eq=False)
 class Memory:
-    """Regions and their kernels that were met by this process. Safe for many threads."""
+    """Regions and their kernels that were met by this process. Safe for many threads.
 
+    Attributes:
+        most: regions that are remembered; a process that runs for months forgets the others. One
+            takes some 50 KB.
+        table: regions by what they compute.
+        lock: held by whoever uses the table.
+    """
+
+    most: int = 8192
     table: RegionTable = field(default_factory=RegionTable)
     _lowerings: dict[str, Lowering] = field(default_factory=dict[str, Lowering])
     _nodes: dict[str, tuple[Node, ...]] = field(default_factory=dict[str, tuple[Node, ...]])
@@ -44,10 +52,19 @@ class Memory:
 
     def lowering(self, room: Room, target: TargetSpec) -> Lowering:
         """What lowers for `target`; the same as long as nothing of it changes."""
-        made = Lowering(room, target)
+        made = Lowering(room, target, most=self.most)
         key = Fingerprint(made.factors).digest
         with self.lock:
             return self._lowerings.setdefault(key, made)
+
+    def outline(self, module: IRModule) -> Outlined:
+        """`module` cut into regions, of which those that were met before are the same objects."""
+        with self.lock:
+            if len(self.table.regions) > self.most:
+                # Whoever builds at this moment holds what he needs himself.
+                self.table = RegionTable()
+                self._nodes.clear()
+            return outline(module, self.table)
 
     def record(self, graph: Outlined, captured: CapturedGraph, lowering: Lowering) -> Record:
         """The regions of `graph` as data."""
@@ -89,8 +106,7 @@ def outlined(module: IRModule, target: TargetSpec, room: Room, options: CompileO
     if not room.region_passes(target):
         return Outlined(base.run(inline.layers(module), room.graph_passes(target), options.hooks))
     module = base.run(module, room.graph_passes(target), options.hooks)
-    with options.memory.lock:
-        return outline(module, options.memory.table)
+    return options.memory.outline(module)
 
 
 @dataclass(frozen=True)

@@ -63,12 +63,22 @@ def _calls(function: relax.Function, callees: Mapping[GlobalVar, relax.Function]
 def _inlined(
     function: relax.Function, callees: Mapping[GlobalVar, relax.Function]
 ) -> relax.Function:
+    results: dict[relax.Var, relax.Tuple] = {}
+
     def through(binding: relax.Binding) -> list[relax.Binding]:
-        callee = callees.get(getattr(binding.value, "op", None))
+        value = binding.value
+        if isinstance(value, relax.TupleGetItem) and value.tuple_value in results:
+            part = results[value.tuple_value].fields[int(value.index)]
+            return [relax.VarBinding(binding.var, part)]
+        callee = callees.get(getattr(value, "op", None))
         if callee is None:
             return [binding]
-        bindings, result = _body(callee, list(binding.value.args))
-        return [*bindings, relax.VarBinding(binding.var, result)]
+        bindings, result = _body(callee, list(value.args))
+        if not isinstance(result, relax.Tuple):
+            return [*bindings, relax.VarBinding(binding.var, result)]
+        # Nobody reads the tuple but for its parts, so that there need be none.
+        results[binding.var] = result
+        return bindings
 
     return _with_body(function, with_bindings(function, through))
 

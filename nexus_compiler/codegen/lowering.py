@@ -52,10 +52,11 @@ class _Entry(msgspec.Struct, frozen=True):
 
 @dataclass(eq=False)
 class Lowering:
-    """Lowers for one target; what it has lowered stays in memory. Safe for many threads."""
+    """Lowers for one target; the last `most` that it lowered stay in memory. Safe for threads."""
 
     room: Room
     target: TargetSpec
+    most: int = 8192
     _lowered: dict[str, Lowered] = field(default_factory=dict[str, Lowered])
     _variables: dict[str, GlobalVar] = field(default_factory=dict[str, GlobalVar])
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -80,8 +81,8 @@ class Lowering:
         """The kernels of `region`, if they were made before; builds nothing."""
         fingerprint = self.fingerprint(region)
         with self._lock:
-            if (found := self._lowered.get(fingerprint.digest)) is not None:
-                return found
+            if (found := self._lowered.pop(fingerprint.digest, None)) is not None:
+                return self._keep(fingerprint, found)
             payload = store.get(REGIONS, fingerprint)
             if payload is None or (entry := _decode(payload)) is None:
                 return None
@@ -182,7 +183,10 @@ class Lowering:
         return IRModule({**kept, **plain}, attrs=module.attrs), kernels
 
     def _keep(self, fingerprint: Fingerprint, lowered: Lowered) -> Lowered:
+        """Remember `lowered`, as the last that was used, in place of the first."""
         self._lowered[fingerprint.digest] = lowered
+        if len(self._lowered) > self.most:
+            del self._lowered[next(iter(self._lowered))]
         return lowered
 
     def _light(self, kernel: Kernel, region: Region, store: Store) -> Kernel:

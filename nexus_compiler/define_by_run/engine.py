@@ -8,7 +8,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -125,25 +125,37 @@ class Engine:
             pattern = regions.generalise(family.samples, dynamic=session.dynamic)
         pattern = pattern or regions.exact(found)
         begin = time.perf_counter()
-        module, digest = self._build(session, graph, pattern)
+        pieces: list[tuple[str, bool]] = []
+        module, digest = self._build(session, graph, pattern, pieces)
         record = _record(module, digest, graph, reason, cut, time.perf_counter() - begin)
+        new = tuple(operators for operators, known in pieces if not known)
+        record = replace(record, new=new, known=len(pieces) - len(new))
         session.report.compiles.append(record)
         compiled = Compiled(module, tuple(sorted(pattern.lifted)), record)
         family.variants.insert(0, (pattern, found, compiled))
         del family.variants[VARIANTS:]
         return compiled
 
-    def _build(self, session: Session, graph: Graph, pattern: Any) -> tuple[Module, str]:
+    def _build(
+        self, session: Session, graph: Graph, pattern: Any, pieces: list[tuple[str, bool]]
+    ) -> tuple[Module, str]:
+        """The module of a region and its digest; `pieces` gets what the compiler cut it into."""
         from nexus_compiler.frontend.tracing import emission
         from nexus_compiler.ir import canonical
         from nexus_compiler.passes.differentiate import emit_gradients
-        from nexus_compiler.pipeline import compile
+        from nexus_compiler.pipeline import CompileOptions, compile
+
+        options: CompileOptions = session.options or CompileOptions()
+
+        def told(region: Any, known: bool) -> None:
+            pieces.append((region.text, known))
+            options.told(region, known)
 
         captured = emission.capture(graph, pattern, emit_gradients)
         digest = canonical.digest(captured.module["main"])
         module = self._modules.get(digest)
         if module is None:
-            module = nexus_runtime.load(compile(captured, options=session.options))
+            module = nexus_runtime.load(compile(captured, options=replace(options, told=told)))
             self._modules[digest] = module
         return module, digest
 

@@ -20,6 +20,9 @@ class Compile:
         outputs: likewise.
         symbolic: whether a size was left open.
         seconds: that it took.
+        new: what the compiler cut it into (see docs/incremental.md) and had not met: the operators
+            of each piece.
+        known: how many other pieces it had met.
     """
 
     reason: str
@@ -30,13 +33,16 @@ class Compile:
     outputs: tuple[str, ...]
     symbolic: bool
     seconds: float
+    new: tuple[str, ...] = ()
+    known: int = 0
 
     def __str__(self) -> str:
         listed = ", ".join(f"{count} {name}" for name, count in self.operators.items())
         arrow = f"({', '.join(self.inputs)}) -> ({', '.join(self.outputs)})"
         return (
             f"{self.digest[:16]}  {self.reason}, cut by {self.cut}, {self.seconds:.2f} s\n"
-            f"    {listed}\n    {arrow}"
+            f"    {listed}\n    {arrow}\n    pieces: {len(self.new)} new, {self.known} known"
+            + "".join(f"\n    new piece: {operators}" for operators in self.new)
         )
 
 

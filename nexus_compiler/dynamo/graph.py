@@ -52,8 +52,7 @@ def compile_graph(
     regions: list[tuple[str, bool]] = []
 
     def told(region: Region, known: bool) -> None:
-        names = (name.removeprefix("relax.") for name in region.operators)
-        regions.append((" ".join(names), known))
+        regions.append((region.text, known))
 
     settings = CompileOptions(store=store, told=told)
     if options.jobs is not None:

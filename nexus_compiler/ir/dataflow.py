@@ -139,9 +139,11 @@ def sizes_in(key: Any) -> list[Size]:
     """All open sizes within `key`, in order."""
     if isinstance(key, Size):
         return [key]
-    if isinstance(key, tuple):
-        return [size for part in key for size in sizes_in(part)]
-    return []
+    found: list[Size] = []
+    for part in key:
+        if isinstance(part, tuple | Size):
+            found += sizes_in(part)
+    return found
 
 
 def label(parts: Any) -> int:
@@ -160,6 +162,8 @@ class _Reader:
         self._parts, self._interner = parts, interner
         self._known: dict[relax.Var, tuple[relax.Var, Key | None]] = {}
         self._hidden: set[relax.Var] = set()
+        # A type is taken apart once: a model has many tensors and few types.
+        self._types, self._kinds = Interner(), dict[int, Key | None]()
 
     def node(self, position: int, binding: Any) -> Node:
         """One binding as a node."""
@@ -180,11 +184,13 @@ class _Reader:
             name, attributes, arguments = "tuple_get_item", int(value.index), (value.tuple_value,)
         else:
             return None
-        operands = tuple([self._operand(one, found) for one in arguments])
-        if kind is None or any(one is None for one in operands):
+        keys = [self._operand(one, found) for one in arguments]
+        operands = tuple([key for key in keys if key is not None])
+        if kind is None or len(operands) < len(keys):
             return None
         reads, sources = tuple([v for v, _ in found]), tuple([key for _, key in found])
-        sizes = tuple(sizes_in((operands, kind)))
+        # Variables among the operands have no sizes of their own.
+        sizes = tuple(sizes_in((*[one for one in operands if one[0] != "v"], kind)))
         row = (name, reads, operands, attributes, kind, sources, sizes)
         return Node(position, binding, variable, *row)
 
@@ -197,12 +203,21 @@ class _Reader:
 
     def _variable(self, variable: relax.Var) -> tuple[relax.Var, Key | None]:
         """One object for each variable, for which lookups are quick, and its type."""
-        if variable not in self._known:
-            self._known[variable] = (variable, kind_of(variable.ty))
-        return self._known[variable]
+        known = self._known.get(variable)
+        if known is None:
+            known = self._known[variable] = (variable, self._kind(variable.ty))
+        return known
+
+    def _kind(self, ty: Any) -> Key | None:
+        number = self._types.number(ty)
+        if number not in self._kinds:
+            self._kinds[number] = kind_of(ty)
+        return self._kinds[number]
 
     def _operand(self, value: Any, found: list[tuple[relax.Var, Key]]) -> Key | None:
-        if isinstance(value, relax.Var) and not isinstance(value.ty, PrimType):
+        if isinstance(value, relax.Var) and (
+            value in self._known or not isinstance(value.ty, PrimType)
+        ):
             variable, kind = self._variable(value)
             if kind is None:
                 return None
@@ -222,11 +237,12 @@ class _Reader:
 
 def _callee(call: relax.Call, parts: Parts) -> str | None:
     """What `call` computes, where that can be told by name and attributes."""
-    if call.op in parts:
-        return PART + str(call.op.name_hint).rstrip("_0123456789")
-    if not isinstance(call.op, Op) or len(call.ty_args):
+    callee = call.op
+    if callee in parts:
+        return PART + str(callee.name_hint).rstrip("_0123456789")
+    if not isinstance(callee, Op) or len(call.ty_args):
         return None
-    name = str(call.op.name)
+    name = str(callee.name)
     return None if name.startswith(_CALLS_OUT) or name in _HOST else name
 
 

@@ -51,6 +51,11 @@ class Region:
         """SHA-256 of the canonical form, the same in every process."""
         return canonical.digest(self.function)
 
+    @property
+    def text(self) -> str:
+        """Its operators, for people."""
+        return " ".join(name.removeprefix("relax.") for name in self.operators)
+
     @cached_property
     def variable(self) -> GlobalVar:
         """What calls it; TVM tells functions apart by this object, not by its name."""
@@ -269,6 +274,11 @@ class ClusterSignature:
         }
         closed = all(variable in told for variable in self._sizes)
         self.key: Key | None = (*rows, outputs) if closed else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether any size in it is told by a run."""
+        return bool(self._sizes)
 
     def _row(self, place: int, node: Node) -> Key:
         # Most nodes have no open sizes: nothing in them has to be numbered.

@@ -138,10 +138,10 @@ class _Graph:
         rows = _known(query.ty.shape[-2])
         more = _JOINING if rows is not None and rows < _FEW else frozenset()
         value = middle[-1].value.args[1]
+        # Each stands behind what it reads; the order of the block would tell apart what is equal.
         moved = [b for operand in (query, key, value) for b in self._moves(operand, more)]
         found = [*moved, *scores, binding, *middle, *self._after(middle[-1])]
         found = list({b.var: b for b in found}.values())
-        found.sort(key=lambda one: self._order[one.var])
         if not tells_sizes(found):
             return None
         if len(middle) == 1:

@@ -113,7 +113,8 @@ def _steps(pieces: Pieces) -> Steps:
             steps.append(None)
             continue
         shape = shapes.setdefault(signed.key, Shape(len(nodes)))
-        sizes = {v: found for v, kind in signed.kinds.items() if (found := sizes_in(kind))}
+        kinds = signed.kinds if signed.is_open else {}
+        sizes = {v: found for v, kind in kinds.items() if (found := sizes_in(kind))}
         steps.append(Step(shape, signed.inputs, signed.weights, signed.outputs, sizes))
     return steps
 

@@ -41,16 +41,23 @@ class PrepareWeights(Pass):
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite the module; functions in which nothing follows from the weights stay whole."""
         updated = IRModule(dict(module.functions.items()), attrs=module.attrs)
-        layers = _layers(module)
-        for variable in layers:
-            _split(updated, str(variable.name_hint), module[variable])
-        halves = {v: _halves(updated, v) for v in layers}
+        halves: dict[tvm.ir.GlobalVar, _Halves] = {}
+        for variable in _layers(module):
+            found = _split(updated, str(variable.name_hint), module[variable], sparing=True)
+            if found is not None:
+                halves[variable] = found
         for variable, function in module.functions.items():
-            if _is_split(function) and variable not in halves:
-                _split(updated, str(variable.name_hint), _through_halves(function, halves))
-        for variable, found in halves.items():
-            if found:
-                del updated[variable]
+            name = str(variable.name_hint)
+            if not _is_split(function) or variable in halves:
+                continue
+            whole = _through_halves(function, halves)
+            found = _split(updated, name, whole)
+            if found is not None:
+                _call_both(updated, name, whole, found)
+            elif whole is not function:
+                updated.update_func(variable, whole)
+        for variable in halves:
+            del updated[variable]
         return relax.transform.CanonicalizeBindings()(updated)
 
 
@@ -58,8 +65,21 @@ def _is_split(function: tvm.ir.BaseFunc) -> bool:
     return isinstance(function, relax.Function) and INPUTS in (function.attrs or {})
 
 
-Halves = tuple[tvm.ir.GlobalVar, int, tvm.ir.GlobalVar]
-"""What prepares, how many tensors that gives, and what runs."""
+@dataclass(frozen=True)
+class _Halves:
+    """What prepares, how many tensors that gives, and what runs behind how many inputs.
+
+    Attributes:
+        early: the places of the weights that the first half takes, among all of them.
+        late: those of the second half.
+    """
+
+    prepare: tvm.ir.GlobalVar
+    count: int
+    inputs: int
+    run: tvm.ir.GlobalVar
+    early: list[int]
+    late: list[int]
 
 
 def _layers(module: IRModule) -> list[tvm.ir.GlobalVar]:
@@ -76,43 +96,32 @@ def _layers(module: IRModule) -> list[tvm.ir.GlobalVar]:
     return list(called)
 
 
-def _halves(module: IRModule, variable: tvm.ir.GlobalVar) -> Halves | None:
-    names = {str(v.name_hint): v for v in module.functions}
-    prepare = names.get(variable.name_hint + PREPARE)
-    if prepare is None:
-        return None
-    return prepare, len(module[prepare].ret_ty.fields), names[variable.name_hint + RUN]
-
-
 def _through_halves(
-    function: relax.Function, halves: Mapping[tvm.ir.GlobalVar, Halves | None]
+    function: relax.Function, halves: Mapping[tvm.ir.GlobalVar, _Halves]
 ) -> relax.Function:
     """`function` with calls of both halves of a layer instead of calls of the layer."""
-    if bindings_of(function) is None or not any(halves.values()):
+    if bindings_of(function) is None or not halves:
         return function
 
     def through(binding: relax.Binding) -> list[relax.Binding]:
         found = halves.get(getattr(binding.value, "op", None))
         if found is None:
             return [binding]
-        prepare, count, run = found
         arguments = list(binding.value.args)
-        weights = arguments[len(arguments) - _weights_of(prepare) :]
-        prepared = _variable("prepared", relax.Call(prepare, weights), prepare.ty.ret)
+        inputs, weights = arguments[: found.inputs], arguments[found.inputs :]
+        early = relax.Call(found.prepare, [weights[place] for place in found.early])
+        prepared = _variable("prepared", early, found.prepare.ty.ret)
         parts = [
             _variable("part", relax.TupleGetItem(prepared.var, i), prepared.var.ty.fields[i])
-            for i in range(count)
+            for i in range(found.count)
         ]
-        call = relax.Call(run, [*arguments, *(part.var for part in parts)])
+        late = [weights[place] for place in found.late]
+        call = relax.Call(found.run, [*inputs, *late, *(part.var for part in parts)])
         relax.expr._update_type(call, binding.var.ty)
         return [prepared, *parts, relax.VarBinding(binding.var, call)]
 
     body = with_bindings(function, through)
     return relax.Function(function.params, body, function.ret_ty, True, function.attrs)
-
-
-def _weights_of(prepare: tvm.ir.GlobalVar) -> int:
-    return len(prepare.ty.params)
 
 
 def _variable(name: str, value: relax.Expr, ty: tvm.ir.Type) -> relax.VarBinding:
@@ -122,33 +131,52 @@ def _variable(name: str, value: relax.Expr, ty: tvm.ir.Type) -> relax.VarBinding
     return relax.VarBinding(relax.DataflowVar(name, ty), value)
 
 
-def _split(module: IRModule, name: str, function: relax.Function) -> None:
+def _split(
+    module: IRModule, name: str, function: relax.Function, *, sparing: bool = False
+) -> _Halves | None:
+    """Put both halves of `function` into `module`; None where nothing can be prepared.
+
+    Args:
+        module: gets them.
+        name: what `function` is called.
+        function: says how many inputs it has.
+        sparing: a half takes only the weights that it reads.
+    """
     bindings, weights = bindings_of(function), weights_of(function)
     if bindings is None:
-        return
+        return None
     inputs = list(function.params[: len(function.params) - len(weights)])
     early, late = partition(bindings, weights)
-    prepared = _crossing(early, late)
+    read = _read(late)
+    prepared = [binding.var for binding in early if binding.var in read]
     if not prepared:
-        return
+        return None
+    every = list(range(len(weights)))
+    first = _places(weights, _read(early)) if sparing else every
+    second = _places(weights, read) if sparing else every
     result = relax.Var("prepared", relax.TupleType([variable.ty for variable in prepared]))
     pack = relax.VarBinding(result, relax.Tuple(prepared))
     body = relax.SeqExpr([relax.DataflowBlock([*early, pack])], result)
-    prepare = _add(module, name + PREPARE, _function(weights, body, result.ty))
+    own = [weights[place] for place in first]
+    prepare = _add(module, name + PREPARE, _function(own, body, result.ty))
     fresh = [relax.Var(variable.name, variable.ty) for variable in prepared]
     gone = {binding.var for binding in early}
     kept = with_bindings(function, lambda binding: [] if binding.var in gone else [binding])
     # Variables of a dataflow block cannot be parameters.
     open_ = relax.Function([*prepared], kept, function.ret_ty)
     body = open_.bind_params(dict(zip(prepared, fresh))).body
-    later = _function([*inputs, *weights, *fresh], body, function.ret_ty)
+    own = [weights[place] for place in second]
+    later = _function([*inputs, *own, *fresh], body, function.ret_ty)
     run = _add(module, name + RUN, later.with_attr(INPUTS, len(inputs)))
-    _call_both(module, name, function, (prepare, len(prepared)), run)
+    return _Halves(prepare, len(prepared), len(inputs), run, first, second)
 
 
-def _crossing(early: list[relax.Binding], late: list[relax.Binding]) -> list[relax.Var]:
-    used = {variable for binding in late for variable in relax.analysis.free_vars(binding.value)}
-    return [binding.var for binding in early if binding.var in used]
+def _read(bindings: list[relax.Binding]) -> set[relax.Var]:
+    return {variable for b in bindings for variable in relax.analysis.free_vars(b.value)}
+
+
+def _places(weights: list[relax.Var], read: set[relax.Var]) -> list[int]:
+    return [place for place, weight in enumerate(weights) if weight in read]
 
 
 def _function(params: list[relax.Var], body: relax.SeqExpr, result: tvm.ir.Type) -> relax.Function:
@@ -163,22 +191,16 @@ def _add(module: IRModule, name: str, function: relax.Function) -> tvm.ir.Global
     return module.get_global_var(name)
 
 
-def _call_both(
-    module: IRModule,
-    name: str,
-    function: relax.Function,
-    prepare: tuple[tvm.ir.GlobalVar, int],
-    run: tvm.ir.GlobalVar,
-) -> None:
-    """`function` again, as a call of both halves."""
+def _call_both(module: IRModule, name: str, function: relax.Function, halves: _Halves) -> None:
+    """`function` in `module` as a call of both halves, which take all weights."""
     # The builder looks the callees up in its module, and gives the new function a name of its own.
     block, whole = relax.BlockBuilder(module), relax.utils.copy_with_new_vars(function)
-    count, params = int(function.attrs[INPUTS]), list(whole.params)
+    count, params = halves.inputs, list(whole.params)
     with block.function(f"{name}__whole", params):
         with block.dataflow():
-            prepared = block.emit(relax.Call(prepare[0], params[count:]))
-            parts = [block.emit(relax.TupleGetItem(prepared, i)) for i in range(prepare[1])]
-            output = block.emit_output(relax.Call(run, [*params, *parts]))
+            prepared = block.emit(relax.Call(halves.prepare, params[count:]))
+            parts = [block.emit(relax.TupleGetItem(prepared, i)) for i in range(halves.count)]
+            output = block.emit_output(relax.Call(halves.run, [*params, *parts]))
         block.emit_func_output(output)
     emitted = block.get()[f"{name}__whole"].with_attrs({INPUTS: count, "global_symbol": name})
     module.update_func(module.get_global_var(name), emitted)

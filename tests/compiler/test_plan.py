@@ -97,6 +97,47 @@ def network(operator: str) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
+def attention(order: str) -> onnx.ModelProto:
+    """One head group of attention, whose projections stand in `order`; and a normalisation."""
+    nodes, weights = [], []
+    for name in order:
+        perm = [0, 2, 3, 1] if name == "k" else [0, 2, 1, 3]
+        nodes += [
+            helper.make_node("MatMul", ["x", f"w{name}"], [f"{name}0"]),
+            helper.make_node("Reshape", [f"{name}0", "heads"], [f"{name}1"]),
+            helper.make_node("Transpose", [f"{name}1"], [name], perm=perm),
+        ]
+    for name in "qkv":
+        values = [0.01 * (place % 7) for place in range(64)]
+        weights.append(helper.make_tensor(f"w{name}", TensorProto.FLOAT, [8, 8], values))
+    weights.append(helper.make_tensor("heads", TensorProto.INT64, [4], [1, 6, 2, 4]))
+    vectors = [(name, [0.5] * 2) for name in ("scale", "shift", "mean")] + [("var", [1.5] * 2)]
+    weights += [helper.make_tensor(name, TensorProto.FLOAT, [2], v) for name, v in vectors]
+    nodes += [
+        helper.make_node("MatMul", ["q", "k"], ["s"]),
+        helper.make_node("Softmax", ["s"], ["p"], axis=-1),
+        helper.make_node("MatMul", ["p", "v"], ["o"]),
+        helper.make_node("BatchNormalization", ["o", *(name for name, _ in vectors)], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 6, 8])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2, 6, 4])
+    graph = helper.make_graph(nodes, "attention", [x], [y], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def test_independent_lines_may_change_places(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    options = CompileOptions(store=store, memory=Memory())
+    before = nexus_compiler.compile(attention("qkv"), targets=[TARGET], options=options)
+    for order in ("vkq", "kqv"):
+        options = CompileOptions(store=store, memory=Memory())
+        (plan,) = nexus_compiler.plan(
+            attention(order), targets=[TARGET], against=before, options=options
+        )
+        assert plan.rebuilds == 0
+        assert any("attention" in name for row in plan.regions for name in row.operators)
+
+
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NEXUS_CACHE", str(tmp_path / "cache"))

@@ -182,6 +182,18 @@ def test_a_target_that_this_machine_cannot_run_is_refused(tmp_path: Path) -> Non
         session(tmp_path, "cortex-a72").load(stack())
 
 
+def test_memory_has_a_limit(tmp_path: Path) -> None:
+    small = Memory(most=3)
+    options = CompileOptions(store=LocalStore(tmp_path / "small"), memory=small)
+    forgetful, warm = Session(options=options), session(tmp_path / "warm")
+    for wide in (24, 40, 48, 24, 56, 64):
+        model = stack(wide=wide)
+        np.testing.assert_array_equal(run(forgetful.load(model), X), run(warm.load(model), X))
+    assert len(small.table.regions) <= 3 + 6, "of the last build and the limit before it"
+    (lowering,) = small._lowerings.values()
+    assert len(lowering._lowered) == 3
+
+
 def test_faults_leave_the_session_usable(tmp_path: Path) -> None:
     warm = session(tmp_path)
     before = run(warm.load(stack()), X)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import nexus_compiler as nexus
+from nexus_compiler.build import CompileOptions, Memory
+from nexus_compiler.store.local import LocalStore
 from nexus_runtime.errors import UserError
 
 xp = nexus.array_api
@@ -251,3 +255,22 @@ def test_eager_use_without_jit() -> None:
     grid = xp.zeros((3, 4))
     grid[1:, ::2] = xp.asarray([[1.0, 2.0], [3.0, 4.0]])
     assert grid.tolist() == [[0, 0, 0, 0], [1, 0, 2, 0], [3, 0, 4, 0]]
+
+
+def test_the_report_names_the_pieces_that_were_new(tmp_path: Path) -> None:
+    def net(last: int) -> Callable[[np.ndarray], Any]:
+        weights = [np.ones((5, 13), "float32"), np.ones((13, last), "float32")]
+        store = LocalStore(tmp_path)
+
+        @nexus.jit(options=CompileOptions(store=store, memory=Memory()))
+        def run(x: Any, first: Any, second: Any) -> Any:
+            return xp.matmul(xp.tanh(xp.matmul(x, first)), second)
+
+        run(np.ones((2, 5), "float32"), *weights)
+        return run
+
+    (first,), (second,) = (net(size).report().compiles for size in (3, 11))
+    assert (len(first.new), first.known) == (2, 0)
+    assert (len(second.new), second.known) == (1, 1)
+    assert "matmul" in second.new[0]
+    assert f"new piece: {second.new[0]}" in str(second)

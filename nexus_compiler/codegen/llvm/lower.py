@@ -101,7 +101,6 @@ def _planning() -> tvm.transform.Pass:
             passes.ToNonDataflow(),
             passes.RemovePurityChecking(),
             passes.CallTIRRewrite(),
-            passes.DeadCodeElimination(),
             passes.StaticPlanBlockMemory(),
             passes.LowerAllocTensor(),
         ]
