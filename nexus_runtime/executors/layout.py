@@ -31,6 +31,7 @@ class Given:
         outputs: dtypes.
         donated: by output, the input that it may be written over; -1 for none.
         kernel: finds a kernel by name: what keeps it, and the address of the object.
+        keep: what must live as long as anybody calls: what is at the fixed addresses, the library.
     """
 
     inputs: tuple[str, ...]
@@ -38,6 +39,7 @@ class Given:
     outputs: tuple[str, ...]
     donated: tuple[int, ...]
     kernel: Callable[[str], tuple[Any, int]]
+    keep: tuple[Any, ...]
 
 
 class Layout:
@@ -79,7 +81,7 @@ class Layout:
                 (self._shapes[number], tensors.plain_dtype(dtype))
                 for number, dtype in zip(self._line.outputs, self._given.outputs)
             ),
-            (*[keeper for keeper, _ in kernels], *constants),
+            (*[keeper for keeper, _ in kernels], *constants, *self._given.keep),
             arena,
         )
         return made, arena

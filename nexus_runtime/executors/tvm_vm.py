@@ -179,6 +179,7 @@ class TvmExecutor:
                 tuple(output.dtype for output in spec.outputs),
                 spec.donated,
                 self._kernel,
+                (*fixed, self._library),
             ),
         )
 

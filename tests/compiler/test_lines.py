@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -188,6 +189,18 @@ def test_a_binding_computes_where_the_arrays_lie(network: Artifact) -> None:
     bound = own.bind({"x": x[..., ::-1]})
     bound.run()
     np.testing.assert_array_equal(bound.outputs[name], own(np.ascontiguousarray(x[..., ::-1])))
+
+
+def test_a_binding_outlives_its_module(network: Artifact) -> None:
+    x = random(2, 3, 8, 8)
+    expected = nexus_runtime.load(network)(x)
+    bound = nexus_runtime.load(network).bind({"x": x})
+    gc.collect()
+    # Whatever was let go is written over.
+    taken = [np.full(size, np.nan, np.float32) for size in range(1, 4096)]
+    bound.run()
+    np.testing.assert_array_equal(next(iter(bound.outputs.values())), expected)
+    assert taken
 
 
 def test_a_binding_refuses_what_it_cannot_write_to(network: Artifact) -> None:
