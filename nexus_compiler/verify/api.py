@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,13 @@ from nexus_compiler.verify.evaluate import Evaluator
 from nexus_compiler.verify.expected import ByGraph, ByOnnxRuntime, Expected
 from nexus_compiler.verify.incremental import verify_graph
 from nexus_compiler.verify.report import Report
-from nexus_runtime.errors import InputError, UserError, nearest
+from nexus_runtime.errors import CaptureError, DeviceError, InputError, UserError, nearest
 
 _ONNX = ".onnx"
+
+
+class ReferenceWarning(UserWarning):
+    """A model cannot be compared with what it should be compared with."""
 
 
 def verify(
@@ -33,6 +38,7 @@ def verify(
     seed: int = 0,
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
     shapes: Mapping[str, Sequence[int | str | None]] | None = None,
     constants: Mapping[str, np.ndarray] | None = None,
     everything: bool = False,
@@ -45,11 +51,12 @@ def verify(
     What is not built yet is built. Proofs are kept in the store of `options`.
 
     Args:
-        model: as of `nexus_compiler.compile`, like `args`, `kwargs`, `shapes` and `constants`.
+        model: as of `nexus_compiler.compile`, like `args`, `kwargs`, `dynamic_shapes`, `shapes` and
+            `constants`.
         target: what it is built for; it must run here or under an emulator.
         against: an ONNX file that whole functions are compared with by ONNX Runtime. By default
-            that is `model`, where it is such a file; a PyTorch module is run by PyTorch, other
-            models are computed from their graph as it was captured.
+            that is `model`, where it is such a file and ONNX Runtime takes it; a PyTorch module is
+            run by PyTorch, other models are computed from their graph as it was captured.
         given: inputs by name, as `inputs.make` takes them; the others are random.
         sizes: of open dimensions of made-up inputs.
         seed: made-up inputs follow from it.
@@ -58,7 +65,7 @@ def verify(
         num_threads: of one call.
 
     Raises:
-        CaptureError: as `compile`, or ONNX Runtime refuses its model.
+        CaptureError: as `compile`, or ONNX Runtime refuses `against`.
         TargetError: the target is unknown, or its tools are not installed.
         DeviceError: modules for it run neither here nor under an emulator, or a reference is not
             installed.
@@ -73,16 +80,20 @@ def verify(
             f"functions for '{spec.name}' are built whole: there is nothing to check but end to end"
         )
     options.progress("capture", 0, 1)
-    captured = capture(model, args, kwargs, shapes=shapes, constants=constants)
+    captured = capture(
+        model, args, kwargs, shapes=shapes, constants=constants, dynamic_shapes=dynamic_shapes
+    )
     options.progress("capture", 1, 1)
     # What takes functions whole computes them with JAX itself.
     evaluator = Evaluator(with_jax=cut)
     expected: Expected | None = None
     if end_to_end:
-        source = against or (model if isinstance(model, Path) and model.suffix == _ONNX else None)
-        by_file = source and ByOnnxRuntime(source, constants or {})
-        by_torch = None if by_file else _by_torch(model, args, kwargs or {}, captured)
-        expected = by_file or by_torch or ByGraph(captured, evaluator)
+        if against is not None:
+            expected = ByOnnxRuntime(against, constants or {})
+        else:
+            found = _by_file(model, constants or {})
+            found = found or _by_torch(model, args, kwargs or {}, captured)
+            expected = found or ByGraph(captured, evaluator)
     return verify_graph(
         captured,
         spec,
@@ -94,6 +105,21 @@ def verify(
         everything=everything,
         num_threads=num_threads,
     )
+
+
+def _by_file(model: Any, constants: Mapping[str, np.ndarray]) -> Expected | None:
+    """ONNX Runtime as the reference; None where `model` is no file, or one that it cannot run."""
+    path = Path(model) if isinstance(model, str | Path) else None
+    if path is None or path.suffix != _ONNX:
+        return None
+    try:
+        return ByOnnxRuntime(path, constants)
+    except (CaptureError, DeviceError) as error:
+        text = (
+            f"{error.message}: the whole is compared with its own graph, so that the import is not"
+        )
+        warnings.warn(f"{text} checked", ReferenceWarning, stacklevel=2)
+        return None
 
 
 def _by_torch(

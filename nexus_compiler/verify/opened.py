@@ -75,7 +75,7 @@ class Opened:
             self._executor = room.open(plan, objects, signature, target, setting)
             self._executor.keep(self._weights)
 
-    def run(self, function: FunctionSpec, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def run(self, function: FunctionSpec, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """The outputs of `function`; what it may write over is a copy."""
         given = [
             np.array(one) if place in function.donated else one for place, one in enumerate(inputs)
@@ -157,7 +157,7 @@ class RegionKernels:
         used = {unit.name: self._built[unit.name] for unit in plan.units}
         self._opened = Opened(plan, used, signature, target, room, num_threads=self._num_threads)
 
-    def run(self, region: Region, arguments: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def run(self, region: Region, arguments: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """The outputs of the kernels of an opened region."""
         assert self._opened is not None
         return self._opened.run(self._functions[region.digest], arguments)
