@@ -56,6 +56,12 @@ _ELEMENTWISE = {
     "relax.tanh",
     "relax.where",
 }
+_POOLS = {
+    "relax.nn.avg_pool2d": op.nn.avg_pool2d,
+    "relax.nn.max_pool2d": op.nn.max_pool2d,
+    "relax.grad.avg_pool2d_backward": op.grad.avg_pool2d_backward,
+    "relax.grad.max_pool2d_backward": op.grad.max_pool2d_backward,
+}
 WEIGHT_GRADIENT = {"data_layout": "CHWN", "kernel_layout": "IHWO", "out_layout": "HWNC"}
 """How a convolution of images with adjoints is written that sums over pixels and samples."""
 
@@ -137,8 +143,9 @@ class _Turner:
         self._rules: dict[str, Callable[[Any, Any], bool]] = {
             "relax.nn.conv2d": self._conv2d,
             "relax.nn.conv2d_transpose": self._conv2d_transpose,
-            "relax.nn.max_pool2d": self._max_pool2d,
-            "relax.grad.max_pool2d_backward": self._max_pool2d_backward,
+            **dict.fromkeys(("relax.nn.avg_pool2d", "relax.nn.max_pool2d"), self._pool2d),
+            "relax.grad.avg_pool2d_backward": self._pool2d_backward,
+            "relax.grad.max_pool2d_backward": self._pool2d_backward,
             "relax.broadcast_to": self._broadcast_to,
             "relax.collapse_sum_to": self._collapse_sum_to,
             "relax.expand_dims": self._reshape,
@@ -242,21 +249,22 @@ class _Turner:
         self._last[variable] = phases.results_channels_last(self._last_of(call.args[0]))
         return True
 
-    def _max_pool2d(self, variable: Any, call: Any) -> bool:
+    def _pool2d(self, variable: Any, call: Any) -> bool:
         if str(call.attrs.layout) != "NCHW" or call.args[0] not in self._last:
             return False
-        made = op.nn.max_pool2d(self._last_of(call.args[0]), **_window(call.attrs), layout="NHWC")
+        made = _POOLS[_name(call)](
+            self._last_of(call.args[0]), **_window(call.attrs), layout="NHWC"
+        )
         self._last[variable] = self._put(made)
         return True
 
-    def _max_pool2d_backward(self, variable: Any, call: Any) -> bool:
+    def _pool2d_backward(self, variable: Any, call: Any) -> bool:
         adjoint, data = call.args
         window = _window(call.attrs)
-        apart = all(s >= k for s, k in zip(window["strides"], window["pool_size"]))
-        plain = not any(window["padding"]) and window["dilation"] == [1, 1]
-        if not (apart and plain and data in self._last) or str(call.attrs.layout) != "NCHW":
+        plain = window["dilation"] == [1, 1] and not window["ceil_mode"]
+        if not (plain and data in self._last) or str(call.attrs.layout) != "NCHW":
             return False
-        made = op.grad.max_pool2d_backward(
+        made = _POOLS[_name(call)](
             self._last_of(adjoint), self._last_of(data), **window, layout="NHWC"
         )
         self._last[variable] = self._put(made)

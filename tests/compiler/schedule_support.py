@@ -168,6 +168,9 @@ class _Source:
             return str(self._sizes.get(node.name, _name(node)))
         if kind == "Cast":
             return self.text(node.value)
+        if kind == "Select":
+            parts = [self.text(p) for p in (node.true_value, node.condition, node.false_value)]
+            return "None" if "None" in parts else f"({parts[0]} if {parts[1]} else {parts[2]})"
         if kind in ("Min", "Max", *_INFIX):
             a, b = self.text(node.a), self.text(node.b)
             if "None" in (a, b):

@@ -13,6 +13,7 @@ from typing import Any
 import tvm_ffi
 from tvm import tirx
 from tvm.ir.expr import Call
+from tvm.sym import Analyzer
 
 from nexus_compiler.codegen.llvm.schedules import build, kernel, reduce
 from nexus_compiler.codegen.llvm.schedules.kernel import Kernel, Stage
@@ -73,7 +74,7 @@ def recognise(kernel_: Kernel) -> Sweep | None:
     value = _inlined(stage.store.value, pads)
     if build.known(channel.dom.extent) is None or not _in_lanes(stage, value, channel.var):
         return None
-    if _is_product(stage, value, pixel.var, channel.var):
+    if _is_product(stage, value, pixel.var, channel.var) or not _runs_forward(stage, value, pixel):
         return None
     borders = tuple(guards(value))
     if any(channel.var in kernel.variables(guard) for guard in borders):
@@ -92,6 +93,25 @@ def _is_product(stage: Stage, value: Any, row: tirx.Var, column: tirx.Var) -> bo
         for index in load.indices
     )
     return len(found) == 2 and {row} in known and {column} in known and not moves
+
+
+def _runs_forward(stage: Stage, value: Any, pixel: tirx.IterVar) -> bool:
+    """Whether later taps see later pixels, so that the first and the last corner of a tile tell.
+
+    In the gradient of a pool the taps run against the pixels.
+    """
+    analyzer, axes = Analyzer(), (pixel, *stage.reduced)
+    own = stage.store.buffer
+    for load in kernel.loads(value):
+        for index in load.indices:
+            known = [axis for axis in axes if axis.var in kernel.variables(index)]
+            if load.source.same_as(own) or len(known) < 2:
+                continue
+            for axis in known:
+                step = kernel.substitute(index, {axis.var: axis.var + 1}) - index
+                if (build.known(analyzer.simplify(step)) or 0) <= 0:
+                    return False
+    return True
 
 
 def _inlined(value: Any, pads: Sequence[Stage]) -> Any:
