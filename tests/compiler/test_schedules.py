@@ -16,6 +16,7 @@ from schedule_support import Graph, Shape, by_torch, check, compare, graph, modu
 from tvm import relax, tirx
 from tvm.relax import op
 
+from nexus_compiler.codegen.llvm.loosen import loosened
 from nexus_compiler.codegen.llvm.schedule import Schedule
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.codegen.llvm.schedules.tiles import choose, pieces
@@ -369,4 +370,5 @@ def test_a_kernel_of_another_form_stays_as_it_is() -> None:
         if isinstance(function, tirx.PrimFunc):
             left = after[variable.name_hint]
             assert left.attrs["nexus.family"] == "naive"
-            tvm.ir.assert_structural_equal(left.body, function.body, map_free_vars=True)
+            expected = loosened(function)
+            tvm.ir.assert_structural_equal(left.body, expected.body, map_free_vars=True)

@@ -12,7 +12,16 @@ from tvm import IRModule, tirx
 
 from nexus_compiler.codegen.door import Plan, Requirement, Unit
 from nexus_compiler.codegen.kernels import Kernel
-from nexus_compiler.codegen.llvm import donate, emulate, inprocess, link, lower, native, work
+from nexus_compiler.codegen.llvm import (
+    donate,
+    emulate,
+    inprocess,
+    link,
+    lower,
+    native,
+    on_stack,
+    work,
+)
 from nexus_compiler.codegen.llvm.pack import LegalizePacked
 from nexus_compiler.codegen.llvm.schedule import Schedule
 from nexus_compiler.codegen.llvm.sort_scan import SortAndScan
@@ -106,7 +115,7 @@ class LlvmRoom:
     def build(self, unit: Unit, target: TargetSpec) -> bytes:
         """Compile one kernel to a relocatable object."""
         module = IRModule({unit.name: unit.payload.load()})
-        library = tvm.tirx.build(module, target=tvm_target(target))
+        library = tvm.tirx.build(module, target=tvm_target(target), pipeline=on_stack.PIPELINE)
         with tempfile.TemporaryDirectory(prefix="nexus-kernel-") as directory:
             path = Path(directory) / f"{unit.name}.o"
             library.write_to_file(str(path))

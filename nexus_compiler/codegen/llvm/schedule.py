@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from tvm import IRModule, s_tir, tirx
 
-from nexus_compiler.codegen.llvm import vector_math, work
+from nexus_compiler.codegen.llvm import on_stack, vector_math, work
 from nexus_compiler.codegen.llvm.loosen import loosened
 from nexus_compiler.codegen.llvm.name_sizes import name_sizes
 from nexus_compiler.codegen.llvm.schedules import (
@@ -86,7 +86,7 @@ def _accounted(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
     """One kernel, scheduled, with what it has to do as attributes."""
     function = name_sizes(function)
     finished = loosened(vector_math.expand(schedule(function, machine)))
-    return finished.with_attrs(work.measure(function))
+    return finished.with_attrs({**work.measure(function), on_stack.STACK: on_stack.MOST})
 
 
 def _is_closed(function: tirx.PrimFunc) -> bool:
