@@ -25,11 +25,11 @@ from nexus_compiler.codegen import inline
 from nexus_compiler.codegen.door import Room
 from nexus_compiler.codegen.kernels import Kernel, named, rename, shared
 from nexus_compiler.ir import serial
+from nexus_compiler.ir.calls import callees, operators
 from nexus_compiler.ir.fingerprint import Factor, Fingerprint
-from nexus_compiler.ir.law import operators
 from nexus_compiler.ir.region import INPUTS, Region
 from nexus_compiler.passes import base
-from nexus_compiler.passes.regions import Outlined, callees
+from nexus_compiler.passes.regions import Outlined
 from nexus_compiler.store.door import KERNELS, REGIONS, Store
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime.work import Kernel as Work

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +9,10 @@ from importlib import metadata
 
 import tvm
 from tvm import IRModule, relax
-from tvm.ir import Op
-from tvm.relax.analysis import post_order_visit
 
 from nexus_compiler.codegen.door import Room
 from nexus_compiler.frontend.graph import CapturedGraph
-from nexus_compiler.ir import canonical
+from nexus_compiler.ir import calls, canonical
 from nexus_compiler.passes.record import Record
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime import artifact, manifest
@@ -134,14 +131,8 @@ def _regions(module: IRModule) -> tuple[manifest.Region, ...]:
 
 
 def _count_operators(function: relax.Function) -> dict[str, int]:
-    counts: collections.Counter[str] = collections.Counter()
-
-    def visit(node: relax.Expr) -> None:
-        if isinstance(node, relax.Call) and isinstance(node.op, Op):
-            counts[str(node.op.name).removeprefix("relax.")] += 1
-
-    post_order_visit(function, visit)
-    return dict(sorted(counts.items()))
+    found = calls.count(function)
+    return {name.removeprefix("relax."): found[name] for name in sorted(found)}
 
 
 def _provenance(

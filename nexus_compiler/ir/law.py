@@ -5,26 +5,36 @@ Checked after every pass that declares the stage it `leaves` (after tinygrad's `
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 from tvm import IRModule, relax, tirx
-from tvm.ir import Op
-from tvm.relax.analysis import post_order_visit
 
+from nexus_compiler.ir.calls import operators
 from nexus_runtime.errors import InternalError
 
-Rule = Callable[[IRModule], Iterator[str]]
-"""Yields one sentence for each breach."""
+Rule = Callable[[IRModule, bool], Iterator[str]]
+"""Yields one sentence for each breach; told whether to look at all."""
+
+EVERYTHING = "NEXUS_CHECK_TYPES"
+"""The variable by which every check is thorough; our tests set it."""
 
 
-def check(module: IRModule, stage: str, *, after: str) -> None:
+def check(module: IRModule, stage: str, *, after: str, thorough: bool = True) -> None:
     """Check `module` against the law of `stage`.
+
+    Args:
+        module: what a pass left.
+        stage: a row of `LAW`.
+        after: the name of the pass.
+        thorough: whether to find the type of every expression anew, which takes a hundred times as
+            long as all else.
 
     Raises:
         InternalError: it breaks a rule; the message names the pass `after` which it did.
     """
     for rule in LAW[stage]:
-        for breach in rule(module):
+        for breach in rule(module, thorough or EVERYTHING in os.environ):
             raise InternalError(f"after pass '{after}' the module is not {stage}: {breach}")
 
 
@@ -34,27 +44,16 @@ def _relax_functions(module: IRModule) -> Iterator[tuple[str, relax.Function]]:
             yield variable.name_hint, function
 
 
-def operators(function: relax.Function) -> set[str]:
-    """The names of all operators that `function` calls."""
-    found: set[str] = set()
-
-    def visit(node: relax.Expr) -> None:
-        if isinstance(node, relax.Call) and isinstance(node.op, Op):
-            found.add(node.op.name)
-
-    post_order_visit(function, visit)
-    return found
-
-
-def _well_formed(module: IRModule) -> Iterator[str]:
+def _well_formed(module: IRModule, thorough: bool) -> Iterator[str]:
     try:
-        relax.analysis.well_formed(module)
+        relax.analysis.well_formed(module, check_ty=thorough)
     except Exception as error:
         # TVM raises different classes for different breaches.
         yield f"TVM's own verifier says: {error}"
 
 
-def _nothing_lowered(module: IRModule) -> Iterator[str]:
+def _nothing_lowered(module: IRModule, thorough: bool) -> Iterator[str]:
+    del thorough
     for name, function in _relax_functions(module):
         if lowered := operators(function) & {"relax.call_tir", "relax.call_tir_inplace"}:
             yield f"function '{name}' already calls {min(lowered)}"
@@ -63,7 +62,8 @@ def _nothing_lowered(module: IRModule) -> Iterator[str]:
             yield f"it holds the kernel '{variable.name_hint}'"
 
 
-def _only_kernel_calls(module: IRModule) -> Iterator[str]:
+def _only_kernel_calls(module: IRModule, thorough: bool) -> Iterator[str]:
+    del thorough
     for name, function in _relax_functions(module):
         for operator in sorted(operators(function) - _HOST_OPERATORS):
             yield f"function '{name}' still calls {operator}, for which TVM has no kernel"

@@ -9,7 +9,7 @@ from typing import ClassVar
 import tvm
 from tvm import IRModule, relax
 
-from nexus_compiler.ir.law import operators
+from nexus_compiler.ir.calls import operators
 from nexus_compiler.passes.base import Pass, entries
 from nexus_compiler.passes.image_order import is_turned
 

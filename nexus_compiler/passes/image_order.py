@@ -94,10 +94,15 @@ class ImageOrder(Pass):
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite these functions; others stay as they are."""
         updated = IRModule(dict(module.functions.items()), attrs=module.attrs)
-        for variable, function in module.functions.items():
-            if isinstance(function, relax.Function) and differentiated(function):
-                turned = _Turner(function).function(variable.name_hint)
-                updated.update_func(variable, turned)
+        found = [
+            (variable, function)
+            for variable, function in module.functions.items()
+            if isinstance(function, relax.Function) and differentiated(function)
+        ]
+        if not found:
+            return module
+        for variable, function in found:
+            updated.update_func(variable, _Turner(function).function(variable.name_hint))
         return tvm.transform.Sequential(
             [
                 relax.transform.CanonicalizeBindings(),

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from tvm import IRModule, relax
-from tvm.ir import BaseFunc, GlobalVar
+from tvm.ir import GlobalVar
 
+from nexus_compiler.ir.calls import callees
 from nexus_compiler.ir.dataflow import Node, Parts, read
 from nexus_compiler.ir.region import INPUTS, Region, RegionTable, call
 from nexus_compiler.passes.layers import is_layer
@@ -82,19 +83,6 @@ def _remove_unused(module: IRModule, parts: Parts) -> None:
     for variable in parts:
         if variable not in called:
             del module[variable]
-
-
-def callees(function: BaseFunc) -> set[GlobalVar]:
-    """What a Relax function calls; nothing for a kernel."""
-    found: set[GlobalVar] = set()
-
-    def visit(node: relax.Expr) -> None:
-        if isinstance(node, GlobalVar):
-            found.add(node)
-
-    if isinstance(function, relax.Function):
-        relax.analysis.post_order_visit(function, visit)
-    return found
 
 
 class _Function:

@@ -84,8 +84,8 @@ class Opened:
             given += self._weights.get(function.name, ())
             return self._room.emulate(self._module, function, given, self._target)
         if function.name in self._weights:
-            return self._executor.run_kept(function.name, given)
-        return self._executor.run(function.name, given)
+            return list(self._executor.run_kept(function.name, given))
+        return list(self._executor.run(function.name, given))
 
 
 class RegionKernels:

@@ -16,8 +16,9 @@ from tvm import relax, tirx
 from tvm.ir import GlobalVar, PrimType
 from tvm.sym import Analyzer
 
+from nexus_compiler.ir.calls import callees
 from nexus_compiler.ir.region import Region, as_function
-from nexus_compiler.passes.regions import Outlined, callees
+from nexus_compiler.passes.regions import Outlined
 from nexus_compiler.verify.evaluate import Evaluator
 from nexus_runtime.errors import UnsupportedOperator
 

@@ -23,7 +23,7 @@ import nexus_compiler
 import nexus_runtime
 from nexus_compiler.codegen.llvm.pack import LegalizePacked
 from nexus_compiler.codegen.llvm.schedule import Schedule
-from nexus_compiler.ir import law
+from nexus_compiler.ir.calls import operators
 from nexus_compiler.passes import base
 from nexus_compiler.passes.channels_last import ChannelsLast
 from nexus_compiler.passes.fuse import Fuse
@@ -143,7 +143,7 @@ def test_weights_are_packed_once() -> None:
     packed = after["main__prepare"].ty.ret.fields
     assert all(str(kind.dtype) == "float32" for kind in packed)
     assert any(kind.ndim == 5 for kind in packed)
-    assert law.operators(after["main__run"]) <= {"relax.call_tir", "relax.reshape"}
+    assert operators(after["main__run"]) <= {"relax.call_tir", "relax.reshape"}
     assert "matmul" in families(after)
 
 

@@ -11,7 +11,7 @@ from tvm import relax
 from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_compiler.frontend.onnx import capture
 from nexus_compiler.frontend.onnx.sizes import Sizes
-from nexus_compiler.ir import law
+from nexus_compiler.ir import calls
 from nexus_compiler.ir.sizes import text
 from nexus_runtime.errors import ShapeError
 
@@ -21,7 +21,7 @@ SHAPE_OPERATORS = {"relax.shape_of", "relax.shape_to_tensor", "relax.tensor_to_s
 def operators(graph: CapturedGraph) -> set[str]:
     function = graph.module["main"]
     assert isinstance(function, relax.Function)
-    return law.operators(function)
+    return calls.operators(function)
 
 
 def ints(*items: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 from onnx_models import compare, floats, whole
 from torch_models import Residual, nn, torch
 
-from nexus_compiler.ir import law
+from nexus_compiler.ir import calls
 
 pytest.importorskip("onnxscript")
 
@@ -73,6 +73,9 @@ def test_export(name: str, dynamic: bool, tmp_path: Path, caplog: Any) -> None:
     (entry,) = graph.signature.functions
     if dynamic:
         assert entry.inputs[0].shape[: len(names)] == names
-        assert not law.operators(graph.module["main"]) & {"relax.shape_of", "relax.shape_to_tensor"}
+        assert not calls.operators(graph.module["main"]) & {
+            "relax.shape_of",
+            "relax.shape_to_tensor",
+        }
     weights = dict(network.named_parameters())
     assert set(weights) & set(graph.params)

@@ -10,7 +10,7 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
 
-from nexus_compiler.ir import law
+from nexus_compiler.ir import calls, law
 from nexus_compiler.passes import base
 from nexus_compiler.passes.decompose import DecomposeForInference
 from nexus_compiler.passes.differentiate import Differentiate
@@ -124,7 +124,7 @@ def test_decompose_turns_dropout_into_nothing() -> None:
             return out
 
     after = base.run(Before, [DecomposeForInference(), Simplify()])
-    assert law.operators(after["main"]) <= {"relax.exp", "relax.nn.dropout"}
+    assert calls.operators(after["main"]) <= {"relax.exp", "relax.nn.dropout"}
 
 
 def test_differentiate_appends_gradients() -> None:
@@ -233,13 +233,13 @@ def test_what_follows_from_weights_is_prepared_once() -> None:
             return out
 
     after = base.run(Before, [PrepareWeights()])
-    assert law.operators(after["main__prepare"]) == {
+    assert calls.operators(after["main__prepare"]) == {
         "relax.permute_dims",
         "relax.expand_dims",
         "relax.exp",
     }
-    assert law.operators(after["main__run"]) == {"relax.matmul", "relax.add", "relax.multiply"}
-    assert law.operators(after["main"]) == set()
+    assert calls.operators(after["main__run"]) == {"relax.matmul", "relax.add", "relax.multiply"}
+    assert calls.operators(after["main"]) == set()
     assert [p.name for p in after["main"].params] == ["x", "w", "b"]
 
 

@@ -20,7 +20,7 @@ from nexus_compiler.codegen.llvm.products import product
 from nexus_compiler.codegen.llvm.room import tvm_target
 from nexus_compiler.codegen.llvm.schedule import schedule
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
-from nexus_compiler.ir.law import operators
+from nexus_compiler.ir.calls import operators
 from nexus_compiler.passes import base, pipelines
 from nexus_compiler.passes.image_order import ImageOrder
 from nexus_compiler.training.graph import training_graph

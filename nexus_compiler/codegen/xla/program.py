@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tvm import relax
-from tvm.ir import GlobalVar
-from tvm.relax.analysis import post_order_visit
 
 from nexus_compiler.ir import canonical
+from nexus_compiler.ir.calls import callees
 from nexus_runtime.errors import UnsupportedOperator
 
 
@@ -30,7 +29,7 @@ def content(program: Program) -> bytes:
     """
     lines, seen, waiting = [canonical.digest(program.function)], set[str](), [program.function]
     while waiting:
-        for name in _calls(waiting.pop()):
+        for name in sorted(str(callee.name_hint) for callee in callees(waiting.pop())):
             if name not in program.callees:
                 raise UnsupportedOperator(
                     f"function '{program.name}' calls the kernel '{name}'",
@@ -41,14 +40,3 @@ def content(program: Program) -> bytes:
                 waiting.append(program.callees[name])
                 lines.append(f"{name} {canonical.digest(program.callees[name])}")
     return "\n".join(lines).encode()
-
-
-def _calls(function: relax.Function) -> list[str]:
-    found: list[str] = []
-
-    def visit(node: relax.Expr) -> None:
-        if isinstance(node, GlobalVar):
-            found.append(str(node.name_hint))
-
-    post_order_visit(function, visit)
-    return found

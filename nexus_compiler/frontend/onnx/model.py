@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,10 @@ def load(model: str | Path | onnx.ModelProto, name: str) -> tuple[onnx.ModelProt
         return model, Source("onnx", name or model.graph.name, hashlib.sha256(data).hexdigest())
     path = Path(model)
     data = _read(path)
-    origin = Source("onnx", name or path.name, hashlib.sha256(data).hexdigest())
-    return _parse(data, path), origin
+    with concurrent.futures.ThreadPoolExecutor(1) as hashing:
+        digest = hashing.submit(lambda: hashlib.sha256(data).hexdigest())
+        parsed = _parse(data, path)
+    return parsed, Source("onnx", name or path.name, digest.result())
 
 
 def check(model: onnx.ModelProto, name: str) -> None:
@@ -53,24 +57,38 @@ _MISFILED = {"SimplifiedLayerNormalization"}
 """ONNX Runtime writes these under ONNX's own domain, where the checker knows none of the name."""
 
 
+_LARGE = 4096
+"""Elements from which on a weight is kept from the checker, which gets a copy of every byte."""
+
+
 def _checkable(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` as the checker can take it: weights in other files are inputs there."""
-    misfiled = any(node.op_type in _MISFILED and not node.domain for node in model.graph.node)
-    if not misfiled and not any(map(external.is_external, model.graph.initializer)):
-        return model
+    """`model` as the checker takes it: large weights, and those in other files, are inputs there.
+
+    What is wrong with the bytes of these is found when they are read.
+    """
     copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    _copy(model, copy, without="graph")
+    _copy(model.graph, copy.graph, without="initializer")
     _file(copy)
     known = {value.name for value in copy.graph.input}
-    weights = list(copy.graph.initializer)
-    del copy.graph.initializer[:]
-    for tensor in weights:
-        if not external.is_external(tensor):
+    for tensor in model.graph.initializer:
+        if not external.is_external(tensor) and math.prod(tensor.dims) < _LARGE:
             copy.graph.initializer.append(tensor)
         elif tensor.name not in known:
             kind = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             copy.graph.input.append(kind)
     return copy
+
+
+def _copy(message: Any, into: Any, *, without: str) -> None:
+    """Copy all fields of a message but one."""
+    for field, value in message.ListFields():
+        if field.name == without:
+            continue
+        if isinstance(value, str | bytes | int | float):
+            setattr(into, field.name, value)
+        else:
+            getattr(into, field.name).MergeFrom(value)
 
 
 def _file(model: onnx.ModelProto) -> None:

@@ -17,6 +17,7 @@ from tvm.ir import GlobalVar, PrimType
 
 from nexus_compiler.frontend.onnx.sizes import Size, expression
 from nexus_compiler.frontend.onnx.values import tensor_type
+from nexus_compiler.ir.calls import callees
 from nexus_runtime.errors import UnsupportedOperator
 from nexus_runtime.tensors import BITS
 
@@ -97,14 +98,7 @@ class Table:
 
 
 def _called(function: Any) -> set[str]:
-    found: set[str] = set()
-
-    def visit(node: Any) -> None:
-        if isinstance(node, GlobalVar):
-            found.add(str(node.name_hint))
-
-    relax.analysis.post_order_visit(function, visit)
-    return found
+    return {str(variable.name_hint) for variable in callees(function)}
 
 
 def lift(
