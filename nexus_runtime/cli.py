@@ -58,7 +58,7 @@ def doctor() -> None:
     """Say what this machine is, and what runs the kernels, and why."""
     from nexus_runtime import files, host, threads
     from nexus_runtime.executors import line
-    from nexus_runtime.executors.tvm_vm import runtime_library
+    from nexus_runtime.executors.tvm_library import runtime_library
 
     click.echo(f"machine  {host.machine()}")
     click.echo(f"cache    {files.cache_root()}")

@@ -101,6 +101,21 @@ class Straight:
         wanted = self._given.outputs
         return [_typed(result, dtype) for result, dtype in zip(results, wanted)]
 
+    def made(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray] | None:
+        """The outputs as aligned arrays, which are made once; None where that cannot be."""
+        values = [self._line.values[number] for number in self._line.outputs]
+        shapes = [tuple(n for n in v.shape if isinstance(n, int)) for v in values]
+        if any(len(shape) != len(v.shape) for shape, v in zip(shapes, values)):
+            return None
+        found = [
+            tensors.empty_aligned(shape, tensors.dtype_of(v.dtype))
+            for shape, v in zip(shapes, values)
+        ]
+        if (run := self.bind(arrays, found)) is None:
+            return None
+        run()
+        return found
+
     def quick(self, shapes: Shapes) -> Callable[..., Any] | None:
         """The call in C for inputs of `shapes`, where it gives all outputs as they are to be."""
         given = self._given.outputs

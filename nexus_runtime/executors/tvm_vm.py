@@ -1,17 +1,11 @@
 """Runs modules of the llvm room: shared libraries that hold a program for TVM's virtual machine.
 
-Only `libtvm_runtime` (3 MB) and `tvm_ffi` are loaded, never TVM's compiler. Two facts shape this
-file: one virtual machine must not be called from two threads at once, and the loader of the
-operating system gives an old library back when a new one is loaded from the same path.
+One virtual machine must not be called from two threads at once, so that each call takes one of a
+pool. Functions that are lines need none.
 """
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import hashlib
-import importlib.util
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,19 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from nexus_runtime import files, threads
-from nexus_runtime.errors import ArtifactError, DeviceError
-from nexus_runtime.executors import line as lines
+from nexus_runtime import threads
 from nexus_runtime.executors import tvm_tensors
 from nexus_runtime.executors.base import CallTime, Quick, Shapes
 from nexus_runtime.executors.layout import Given
 from nexus_runtime.executors.line import Straight
-from nexus_runtime.light import without_torch
+from nexus_runtime.executors.tvm_library import load_runtime, unpack
 from nexus_runtime.signature import Signature
 from nexus_runtime.steps import Steps
 
 _CPU, _POOLED_ALLOCATOR = 1, 2
-_LIBRARY = "libtvm_runtime.so"
 # A function `f` may come in two halves: `f__prepare(weights)`, `f__run(inputs, weights, prepared)`.
 _PREPARE, _RUN = "__prepare", "__run"
 _BUILTIN = "vm."
@@ -48,13 +39,13 @@ def open_module(
 ) -> TvmExecutor:
     """Open a shared library; see `executors.base.open_module`."""
     setting = threads.settle(num_threads, affinity)
-    _load_runtime()
-    return TvmExecutor(load_library(_unpack(data, setting.label), setting), signature, steps)
+    load_runtime()
+    return TvmExecutor(load_library(unpack(data, setting.label), setting), signature, steps)
 
 
 def load_library(path: Path, setting: threads.Threads) -> Any:
     """The shared library at `path` with its launcher; nothing else may have loaded it before."""
-    ffi = _load_runtime()
+    ffi = load_runtime()
     library = ffi.load_module(str(path))
     threads.install(path, setting, ffi.LIB)
     return library
@@ -79,7 +70,7 @@ class TvmExecutor:
     """
 
     def __init__(self, library: Any, signature: Signature, steps: Steps | None = None) -> None:
-        self._ffi = _load_runtime()
+        self._ffi = load_runtime()
         self._steps = steps or Steps({})
         self._signature = signature
         self._tensor = tvm_tensors.importer(self._ffi, anywhere=self._steps.anywhere)
@@ -150,16 +141,33 @@ class TvmExecutor:
 
     def _prepare(self, function: str) -> _Kept:
         """The kept parameters as tensors, and what the module computes from them alone."""
-        weights = tuple(map(self._tensor, self._weights.get(function, ())))
-        machine = self._take()
-        try:
-            if not machine.has(function + _PREPARE):
-                return _Kept(function, weights, self._straight(function, function, weights))
-            fixed = (*weights, *machine[function + _PREPARE](*weights))
-            entry = function + _RUN
-            return _Kept(entry, fixed, self._straight(function, entry, fixed))
-        finally:
-            self._idle.append(machine)
+        weights = self._weights.get(function, ())
+        fixed = tuple(map(self._tensor, weights))
+        prepared = self._made_once(function, weights)
+        if prepared is None:
+            machine = self._take()
+            try:
+                if not machine.has(function + _PREPARE):
+                    return _Kept(function, fixed, self._straight(function, function, fixed))
+                prepared = machine[function + _PREPARE](*fixed)
+            finally:
+                self._idle.append(machine)
+        fixed, entry = (*fixed, *prepared), function + _RUN
+        return _Kept(entry, fixed, self._straight(function, entry, fixed))
+
+    def _made_once(self, function: str, weights: Sequence[np.ndarray]) -> list[Any] | None:
+        """What is computed from weights alone, if that is a line: in memory of its own.
+
+        The machine's would be in its pool, which keeps whatever it ever had.
+        """
+        line = self._steps.lines.get(function + _PREPARE)
+        if line is None:
+            return None
+        dtypes = tuple(line.values[number].dtype for number in line.outputs)
+        given = tuple(array.dtype.name for array in weights)
+        alone = (-1,) * len(dtypes)
+        made = Straight(line, Given(given, (), dtypes, alone, self._kernel, ())).made(weights)
+        return None if made is None else list(map(self._tensor, made))
 
     def _straight(self, function: str, entry: str, fixed: Sequence[Any]) -> Straight | None:
         """The line of `entry` with `fixed` tensors behind the inputs, if it is one."""
@@ -268,72 +276,3 @@ def _address(array: np.ndarray) -> int:
 
 def _shape(argument: Any) -> tuple[int, ...]:
     return tuple(int(size) for size in getattr(argument, "shape", ()))
-
-
-@functools.cache
-def _load_runtime() -> Any:
-    with without_torch():
-        import tvm_ffi
-    library = runtime_library()
-    # Sorts live in a library of their own, which a very small device may go without.
-    extra = library.with_name("libtvm_runtime_extra.so")
-    try:
-        for path in (library, extra) if extra.exists() else (library,):
-            ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
-    except OSError as error:
-        raise DeviceError(
-            f"TVM's runtime cannot be loaded: {error}",
-            hint="reinstall apache-tvm, or set "
-            "NEXUS_TVM_RUNTIME to a libtvm_runtime.so built for this machine",
-        ) from error
-    lines.carry_errors(tvm_ffi.LIB)
-    return tvm_ffi
-
-
-def runtime_library() -> Path:
-    """`NEXUS_TVM_RUNTIME`, or the library inside the installed apache-tvm (not imported).
-
-    Raises:
-        DeviceError: neither is there.
-    """
-    if explicit := os.environ.get("NEXUS_TVM_RUNTIME"):
-        return Path(explicit)
-    spec = importlib.util.find_spec("tvm")
-    for root in (spec.submodule_search_locations or []) if spec else []:
-        for candidate in (Path(root) / "lib" / _LIBRARY, Path(root) / _LIBRARY):
-            if candidate.exists():
-                return candidate
-    raise DeviceError(
-        "TVM's runtime library is not installed",
-        hint="pip install apache-tvm, or set NEXUS_TVM_RUNTIME to a libtvm_runtime.so",
-    )
-
-
-# The setting of threads that the library of each digest was first loaded with in this process.
-_first_settings: dict[str, str] = {}
-
-
-def _unpack(data: bytes, setting: str) -> Path:
-    """Put the library where the loader can map it, under a name that follows from its content.
-
-    A library holds one pointer to its launcher: for another setting there must be another file.
-    """
-    digest = hashlib.sha256(data).hexdigest()
-    first = _first_settings.setdefault(digest, setting)
-    path = _module_directory() / f"{digest}{'' if first == setting else f'-{setting}'}.so"
-    try:
-        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            files.write_atomically(path, data)
-            path.chmod(0o500)
-    except OSError as error:
-        raise ArtifactError(
-            f"cannot unpack a module to {path.parent}: {error.strerror}",
-            hint="set NEXUS_CACHE to a directory that can be written",
-        ) from error
-    return path
-
-
-def _module_directory() -> Path:
-    directory = files.cache_root() / "modules-v1"
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return directory

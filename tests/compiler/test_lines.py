@@ -87,6 +87,16 @@ def test_a_network_of_known_sizes(network: Artifact) -> None:
     assert is_line(check(network, [random(2, 3, 8, 8)]))
 
 
+def test_no_machine_is_made_where_every_function_is_a_line(network: Artifact) -> None:
+    module = nexus_runtime.load(network)
+    module(random(2, 3, 8, 8))
+    executor = module._executor
+    assert isinstance(executor, tvm_vm.TvmExecutor)
+    assert not executor._idle
+    kept = executor._kept["main"].tensors
+    assert all(tensor.data_ptr() % tensors.ALIGNMENT == 0 for tensor in kept)
+
+
 def test_arrays_wherever_they_lie(network: Artifact) -> None:
     x = random(2, 3, 8, 8)
     shifted = tensors.empty_aligned((x.size + 3,), x.dtype)[3:].reshape(x.shape)
@@ -283,7 +293,8 @@ def test_a_kernel_that_fails_says_why(network: Artifact) -> None:
     module = nexus_runtime.load(network)
     executor = module._executor
     assert isinstance(executor, tvm_vm.TvmExecutor)
-    (name, own), *_ = executor._steps.lines.items()
+    name = "main__run"
+    own = executor._steps.lines[name]
     first, *rest = own.values
     wrong = steps.Value(first.place, first.index, 0, first.dtype, (2, 3, 8, 9))
     broken = steps.Line(

@@ -18,7 +18,6 @@ from tvm.ir.expr import GenericConst
 from nexus_compiler.codegen.llvm.schedules.kernel import substitute
 from nexus_compiler.ir.sizes import text
 from nexus_compiler.passes.prepare_weights import RUN
-from nexus_compiler.passes.weights import PREPARE
 from nexus_runtime import guards
 from nexus_runtime.steps import CONSTANT, PARAMETER, STORAGE, Line, Size, Step, Steps, Value
 
@@ -37,10 +36,13 @@ def steps(module: IRModule) -> Steps:
     lines: dict[str, Line] = {}
     for name, variable in sorted(names.items()):
         function = module[variable]
-        # Of what is computed once at load, and again by those who bring weights of their own, the
-        # machine takes care.
-        once = name.endswith(PREPARE) or name + RUN in names
-        if isinstance(function, relax.Function) and not once and "global_symbol" in function.attrs:
+        # Those who bring weights of their own call both halves in one, with the machine.
+        halved = name + RUN in names
+        if (
+            isinstance(function, relax.Function)
+            and not halved
+            and "global_symbol" in function.attrs
+        ):
             try:
                 lines[name] = _Writer(module).line(function)
             except _NotStraightError:
