@@ -272,6 +272,11 @@ def object_keys(
     return {name: _object_key(kernel.content, factors) for name, kernel in kernels.items()}
 
 
+def object_key(unit: Unit, target: TargetSpec, room: Room) -> Fingerprint:
+    """The key of the object of `unit`."""
+    return _object_key(unit.content.decode(), _object_factors(target, room))
+
+
 def _object_factors(target: TargetSpec, room: Room) -> tuple[Factor, ...]:
     return (*room.versions, *target.factors())
 

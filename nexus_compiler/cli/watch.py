@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +28,20 @@ Stamp = dict[Path, tuple[int, int]]
 @click.option("--target", "targets", multiple=True, help="A target; give the option once for each.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The artifact to write.")
 @click.option("--once-changed", type=click.IntRange(min=1), help="End after so many saves.")
+@options.SHAPE
+@options.FREEZE
+@options.store
 @options.JSON
 def watch(
     model: str,
     targets: tuple[str, ...],
     output: Path | None,
     once_changed: int | None,
+    shapes: tuple[str, ...],
+    frozen: tuple[str, ...],
+    store_url: str | None,
+    trust: tuple[Path, ...],
+    sign: Path | None,
     as_json: bool,
 ) -> None:
     """Compile MODEL (an ONNX file, or FILE.py:FUNCTION) now and whenever it is saved.
@@ -44,11 +52,20 @@ def watch(
     named = models.Named(model)
     output = output or named.path.with_suffix(".nxa")
     check_output(output, named.path)
-    from nexus_compiler import Session
+    fixed = {
+        "shapes": options.shapes(shapes),
+        "constants": options.arrays(frozen, option="--freeze"),
+    }
+    from nexus_compiler import CompileOptions, Session
+    from nexus_compiler.store.opening import open_store
 
-    session = Session(targets or ("native",))
+    store = open_store(store_url, trust=trust, sign=sign)
+    session = Session(targets or ("native",), options=CompileOptions(store=store))
     rounds = None if once_changed is None else once_changed + 1
-    loop(named, session, output, as_json=as_json, rounds=rounds)
+    try:
+        loop(named, session, output, fixed=fixed, as_json=as_json, rounds=rounds)
+    finally:
+        store.close()
 
 
 def loop(
@@ -56,6 +73,7 @@ def loop(
     session: Session,
     output: Path,
     *,
+    fixed: Mapping[str, Any] | None = None,
     as_json: bool = False,
     rounds: int | None = None,
     sleep: Callable[[float], None] = time.sleep,
@@ -66,6 +84,7 @@ def loop(
         named: the model.
         session: compiles.
         output: the artifact, which is replaced in one step.
+        fixed: `shapes` and `constants` of the inputs, as `Session.compile` takes them.
         as_json: a line of JSON for each round.
         rounds: how often, in all; None: until the process ends.
         sleep: waits so many seconds.
@@ -74,7 +93,7 @@ def loop(
     while True:
         # Before the files are read: a save meanwhile is the next round's.
         before = stamps(named.files)
-        value, text = _round(named, session, output)
+        value, text = _round(named, session, output, fixed or {})
         console.emit(value, text, as_json=as_json, flush=True)
         done += 1
         if rounds is not None and done >= rounds:
@@ -102,12 +121,16 @@ def changed(before: Stamp, now: Stamp) -> bool:
     return any(before.get(path) != stamp for path, stamp in now.items())
 
 
-def _round(named: models.Named, session: Session, output: Path) -> tuple[dict[str, Any], str]:
+def _round(
+    named: models.Named, session: Session, output: Path, fixed: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
     """One compile: what to tell of it, as data and as text."""
     begin = time.perf_counter()
     try:
         given = named.make()
-        artifact = session.compile(given.model, args=given.args, kwargs=given.kwargs or None)
+        artifact = session.compile(
+            given.model, args=given.args, kwargs=given.kwargs or None, **fixed
+        )
         artifact.save(output)
     except NexusError as error:
         hint = f"\n  hint: {error.hint}" if error.hint else ""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
+from tvm import IRModule
 
-from nexus_compiler.build import CompileOptions, object_keys, outlined
+from nexus_compiler.build import CompileOptions, object_key, object_keys, outlined
 from nexus_compiler.codegen.door import Room
 from nexus_compiler.codegen.lowering import Lowering
 from nexus_compiler.frontend.graph import CapturedGraph
+from nexus_compiler.ir.calls import operators
+from nexus_compiler.ir.fingerprint import Factor
 from nexus_compiler.ir.region import Region
 from nexus_compiler.passes.record import Place, Record
 from nexus_compiler.passes.regions import Outlined
@@ -163,8 +165,56 @@ class _Reasons:
         return "; ".join(self._factors) or "the store no longer has it"
 
 
+def plan_functions(
+    module: IRModule,
+    captured: CapturedGraph,
+    target: tuple[TargetSpec, Room],
+    options: CompileOptions,
+    before: Record | None,
+) -> TargetPlan:
+    """The plan of a target whose room takes functions whole: a row for each function.
+
+    Args:
+        module: after the passes over whole graphs.
+        captured: tells the functions.
+        target: and its room.
+        options: with the store that would be used.
+        before: of an earlier build.
+    """
+    spec, room = target
+    rows: list[Planned] = []
+    pace = _pace(options.store)
+    factors = options.memory.lowering(room, spec).factors
+    for entry in captured.signature.functions:
+        alone = msgspec.structs.replace(captured.signature, functions=(entry,))
+        (unit,) = room.cut(module, alone, spec, {}).units
+        key = object_key(unit, spec, room).digest
+        known = _has(options.store, key)
+        row = Planned(
+            region=key,
+            origin=entry.name,
+            location="",
+            places=1,
+            operators=tuple(
+                name.removeprefix("relax.") for name in sorted(operators(module[entry.name]))
+            ),
+            action=REUSE if known else BUILD,
+            kernels=int(not known),
+            reason="" if known else _why_whole(before, factors),
+            seconds=0.0 if known else round(pace, 3),
+        )
+        rows.append(row)
+    return TargetPlan(spec.name, tuple(rows))
+
+
+def _why_whole(before: Record | None, factors: Sequence[Factor]) -> str:
+    if before is None:
+        return "never built for this target, as far as the store knows"
+    return "; ".join(difference.factors(before.factors, dict(factors))) or "the function changed"
+
+
 def plan_graph(
-    module: Any,
+    module: IRModule,
     captured: CapturedGraph,
     targets: Sequence[tuple[TargetSpec, Room]],
     options: CompileOptions,
@@ -177,6 +227,11 @@ def plan_graph(
     plans: list[TargetPlan] = []
     for target, room in targets:
         graph = outlined(module, target, room, options)
-        lowering = options.memory.lowering(room, target)
-        plans.append(plan_target(graph, captured, lowering, options, before.get(target.name)))
+        earlier = before.get(target.name)
+        if room.region_passes(target):
+            lowering = options.memory.lowering(room, target)
+            plans.append(plan_target(graph, captured, lowering, options, earlier))
+        else:
+            whole = plan_functions(graph.module, captured, (target, room), options, earlier)
+            plans.append(whole)
     return plans

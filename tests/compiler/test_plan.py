@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
+from edit_models import mlp
 from onnx import TensorProto, helper
 
 import nexus_compiler
@@ -172,3 +174,22 @@ def test_explain_names_the_operator(files: Path, capsys: pytest.CaptureFixture[s
 def test_gates_belong_to_plans(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(["compile", "net.onnx", "--max-rebuilds", "3"]) == 1
     assert "--plan" in capsys.readouterr().err
+
+
+def test_targets_that_take_functions_whole_have_a_row_for_each(tmp_path: Path) -> None:
+    options = CompileOptions(store=LocalStore(tmp_path), memory=Memory())
+
+    def rows(widths: tuple[int, ...], against: Any = None) -> Any:
+        (found,) = nexus_compiler.plan(
+            mlp(widths=widths), targets=["xla-cpu"], against=against, options=options
+        )
+        return found
+
+    (row,) = rows((16,)).regions
+    assert (row.action, row.origin, row.kernels) == ("build", "main", 1)
+    assert "never built" in row.reason
+    built = nexus_compiler.compile(mlp(widths=(16,)), targets=["xla-cpu"], options=options)
+    assert rows((16,)).rebuilds == 0
+    edited = rows((24,), built)
+    assert edited.rebuilds == 1
+    assert edited.regions[0].reason == "the function changed"

@@ -17,6 +17,7 @@ from nexus_compiler.build import Memory
 from nexus_compiler.cli import models
 from nexus_compiler.cli import watch as watching
 from nexus_compiler.cli.main import _run
+from nexus_compiler.store import signing
 from nexus_compiler.store.local import LocalStore
 from nexus_runtime.errors import UserError
 
@@ -219,3 +220,32 @@ def test_the_search_for_modules_is_as_before(tmp_path: Path) -> None:
     before = list(sys.meta_path)
     models.Named(f"{files(tmp_path)}:make").make()
     assert sys.meta_path == before
+
+
+def test_inputs_are_fixed_at_every_save(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        [helper.make_node("Tanh", ["x"], ["y"])],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+    )
+    path, opset = tmp_path / "net.onnx", [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+    monkeypatch.setattr(watching, "changed", lambda before, now: True)
+    command = ["watch", str(path), "--shape", "x=2,3", "--once-changed", "1", "--json"]
+    private, _, _ = signing.new_pair(tmp_path / "anna.key")
+    store = ["--store", f"file://{tmp_path / 'shared'}", "--sign", str(private)]
+    assert _run([*command, *store, "-o", str(tmp_path / "out.nxa")]) == 0
+    assert any((tmp_path / "shared").rglob("*")), "what was built is shared"
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["regions_rebuilt"]
+    assert second["regions_rebuilt"] == []
+    module = nexus_runtime.load(tmp_path / "out.nxa")
+    assert module.main.inputs[0].shape == (2, 3)
+    x = np.full((2, 3), 0.5, "float32")
+    np.testing.assert_allclose(module(x), np.tanh(x), rtol=1e-6)
