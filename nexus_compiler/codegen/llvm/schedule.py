@@ -8,6 +8,7 @@ from typing import ClassVar
 from tvm import IRModule, s_tir, tirx
 
 from nexus_compiler.codegen.llvm import on_stack, vector_math, work
+from nexus_compiler.codegen.llvm.keep_nan import keep_nan
 from nexus_compiler.codegen.llvm.loosen import loosened
 from nexus_compiler.codegen.llvm.name_sizes import name_sizes
 from nexus_compiler.codegen.llvm.schedules import (
@@ -84,7 +85,7 @@ def schedule(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
 
 def _accounted(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
     """One kernel, scheduled, with what it has to do as attributes."""
-    function = name_sizes(function)
+    function = keep_nan(name_sizes(function))
     finished = loosened(vector_math.expand(schedule(function, machine)))
     return finished.with_attrs({**work.measure(function), on_stack.STACK: on_stack.MOST})
 
