@@ -66,9 +66,9 @@ def name_of(content: str) -> str:
 
 
 def _kernel(function: tirx.PrimFunc, describe: Describe, label: str) -> Kernel:
-    content = canonical.digest(function)
+    content, function = canonical.digest_and_nameless(function)
     name = name_of(content)
-    function = canonical.nameless(function).with_attr("global_symbol", name)
+    function = function.with_attr("global_symbol", name)
     return Kernel(name, content, describe(function, label), function, lambda: function)
 
 

@@ -27,9 +27,21 @@ _NUMBERS = {"int", "bool", "float"}
 
 def digest(function: Object) -> str:
     """SHA-256 in hexadecimal over the structure of a Relax function or a PrimFunc."""
+    return _digest(json.loads(serial.dumps(function)))
+
+
+def digest_and_nameless(function: Object) -> tuple[str, Any]:
+    """The digest of `function`, and `function` with names by the order in which TVM's JSON has them.
+
+    Functions of one digest become the same: what LLVM makes of a kernel still depends on names.
+    """
     graph: dict[str, Any] = json.loads(serial.dumps(function))
+    return _digest(graph), _nameless(graph)
+
+
+def _digest(graph: dict[str, Any]) -> str:
     walk = _Walk(graph["nodes"])
-    state = hashlib.sha256(walk.visit(graph["root_index"]))
+    state = hashlib.sha256(walk.visit(graph["root_index"])[len(_LENGTH) :])
     # Constant tensors stand beside the nodes, which refer to them by position.
     tensors = {k: v for k, v in graph.items() if k not in ("nodes", "root_index", "metadata")}
     metadata = {k: v for k, v in graph.get("metadata", {}).items() if k != "tvm_version"}
@@ -37,12 +49,7 @@ def digest(function: Object) -> str:
     return state.hexdigest()
 
 
-def nameless(function: Object) -> Any:
-    """`function` with variables and blocks called by the order in which TVM's JSON has them.
-
-    Functions of one digest become the same: what LLVM makes of a kernel still depends on names.
-    """
-    graph: dict[str, Any] = json.loads(serial.dumps(function))
+def _nameless(graph: dict[str, Any]) -> Any:
     nodes: list[dict[str, Any]] = graph["nodes"]
     count = 0
     for node in list(nodes):
@@ -63,24 +70,33 @@ class _Walk:
         self._variables: dict[int, int] = {}
 
     def visit(self, index: int) -> bytes:
-        if index not in self._digests:
-            self._digests[index] = self._hash(index)
-        return self._digests[index]
+        """The digest of the node at `index`, behind its length."""
+        found = self._digests.get(index)
+        if found is None:
+            state = hashlib.sha256(b"".join(self._parts(index)))
+            found = self._digests[index] = _LENGTH + state.digest()
+        return found
 
-    def _hash(self, index: int) -> bytes:
+    def _parts(self, index: int) -> list[bytes]:
+        """What a node is made of; each part behind its length, so that no two lists are alike."""
         node = self._nodes[index]
         kind: str = node["type"]
         data: Any = node.get("data")
         if kind in _VARIABLES:
             number = self._variables.setdefault(index, len(self._variables))
-            return _sha(kind, str(number), self.visit(data["ty"]))
+            return [_framed(kind), _framed(str(number)), self.visit(data["ty"])]
         if kind == "ffi.Array":
-            return _sha(kind, *(self.visit(item) for item in data))
+            return [_framed(kind), *[self.visit(item) for item in data]]
         if kind in ("ffi.Map", "ffi.Dict"):
-            return _sha(kind, *self._pairs(data))
-        if isinstance(data, dict):
-            return _sha(kind, *self._fields(kind, data))
-        return _sha(kind, json.dumps(data))
+            return [_framed(kind), *self._pairs(data)]
+        if not isinstance(data, dict):
+            return [_framed(kind), _framed(json.dumps(data))]
+        parts = [_framed(kind)]
+        for name, framed, literal in _fields(kind, tuple(data)):
+            value = data[name]
+            plain = literal or not isinstance(value, int)
+            parts += (framed, _framed(json.dumps(value)) if plain else self.visit(value))
+        return parts
 
     def _pairs(self, data: list[int]) -> list[bytes]:
         # The order of a map is no part of its value.
@@ -92,18 +108,25 @@ class _Walk:
             for item in pair
         ]
 
-    def _fields(self, kind: str, data: dict[str, Any]) -> list[bytes | str]:
-        parts: list[bytes | str] = []
-        literals = _literal_fields(kind)
-        for name, value in data.items():
-            if name in _LABELS and not (name == "name_hint" and kind == "ir.GlobalVar"):
-                continue
-            literal = name in literals or not isinstance(value, int)
-            parts += [name, json.dumps(value) if literal else self.visit(value)]
-        return parts
+
+_LENGTH = hashlib.sha256().digest_size.to_bytes(4, "little")
+
+
+@functools.lru_cache(1 << 16)
+def _framed(text: str) -> bytes:
+    """`text` behind its length."""
+    encoded = text.encode()
+    return len(encoded).to_bytes(4, "little") + encoded
 
 
 @functools.cache
+def _fields(kind: str, names: tuple[str, ...]) -> list[tuple[str, bytes, bool]]:
+    """The fields of a node that count: name, name behind its length, whether it is no reference."""
+    labels = _LABELS - {"name_hint"} if kind == "ir.GlobalVar" else _LABELS
+    literals = _literal_fields(kind)
+    return [(name, _framed(name), name in literals) for name in names if name not in labels]
+
+
 def _literal_fields(kind: str) -> frozenset[str]:
     # A number in a field is the index of a node, but for fields that are declared as numbers.
     info = core._lookup_or_register_type_info_from_type_key(kind)
@@ -114,17 +137,3 @@ def _literal_fields(kind: str) -> frozenset[str]:
                 found.add(field.name)
         info = info.parent_type_info
     return frozenset(found)
-
-
-def _sha(*parts: bytes | str) -> bytes:
-    framed = [_DIGEST + part if isinstance(part, bytes) else _framed(part) for part in parts]
-    return hashlib.sha256(b"".join(framed)).digest()
-
-
-_DIGEST = hashlib.sha256().digest_size.to_bytes(4, "little")
-
-
-@functools.lru_cache(1 << 16)
-def _framed(text: str) -> bytes:
-    encoded = text.encode()
-    return len(encoded).to_bytes(4, "little") + encoded
