@@ -31,7 +31,7 @@ def digest(function: Object) -> str:
 
 
 def digest_and_nameless(function: Object) -> tuple[str, Any]:
-    """The digest of `function`, and `function` with names by the order in which TVM's JSON has them.
+    """The digest of `function`, and `function` with names by the order in TVM's JSON.
 
     Functions of one digest become the same: what LLVM makes of a kernel still depends on names.
     """
