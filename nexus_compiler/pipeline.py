@@ -16,7 +16,7 @@ from nexus_compiler.codegen.door import Room, room_for
 from nexus_compiler.collection import WithoutFullCollections
 from nexus_compiler.frontend import capture
 from nexus_compiler.frontend.graph import CapturedGraph
-from nexus_compiler.passes import base, pipelines, record
+from nexus_compiler.passes import base, pipelines
 from nexus_compiler.passes.record import Record
 from nexus_compiler.passes.weights import DONATED, INPUTS
 from nexus_compiler.planning.plan import TargetPlan, plan_graph
@@ -148,7 +148,7 @@ def records(artifact: Artifact) -> dict[str, Record]:
     for entry in artifact.manifest.modules:
         data = artifact.regions(entry.target)
         if data is not None:
-            found[entry.target] = record.decode(data, origin=f"the module for {entry.target}")
+            found[entry.target] = Record.decode(data, origin=f"the module for {entry.target}")
     return found
 
 

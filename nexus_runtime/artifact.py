@@ -23,7 +23,7 @@ from typing import IO
 import msgspec
 import numpy as np
 
-from nexus_runtime import archive, files, manifest, steps, tensors, work
+from nexus_runtime import archive, files, manifest, tensors
 from nexus_runtime.errors import ArtifactError, nearest
 from nexus_runtime.manifest import Manifest, Member, ModuleEntry
 from nexus_runtime.steps import Steps
@@ -150,7 +150,7 @@ class Artifact:
             ArtifactError: there is no such module, or what is told of it is damaged.
         """
         data = self._members.get(work_member(self.module(target).target))
-        return None if data is None else work.decode(data, origin=self._origin)
+        return None if data is None else Work.decode(data, origin=self._origin)
 
     def steps(self, target: str) -> Steps | None:
         """The functions of the module for `target` that are lines; None where it was not told.
@@ -159,7 +159,7 @@ class Artifact:
             ArtifactError: there is no such module, or what is told of it is damaged.
         """
         data = self._members.get(steps_member(self.module(target).target))
-        return None if data is None else steps.decode(data, origin=self._origin)
+        return None if data is None else Steps.decode(data, origin=self._origin)
 
     def regions(self, target: str) -> bytes | None:
         """What the compiler tells of the regions of a module, for its plans; None: nothing.

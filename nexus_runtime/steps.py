@@ -7,9 +7,11 @@ needs no virtual machine: a loop in C calls one kernel after the other
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 
-from nexus_runtime.errors import ArtifactError
+from nexus_runtime.listing import Listing
 
 Size = int | str
 """A number; or an expression (see `guards.py`) over `p<i>_<axis>`, the size of the i-th parameter
@@ -61,7 +63,7 @@ class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     equal: tuple[tuple[Size, Size], ...] = ()
 
 
-class Steps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Steps(Listing, frozen=True):
     """The functions of a module that are such lines, by name.
 
     Attributes:
@@ -69,21 +71,7 @@ class Steps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         anywhere: the kernels take tensors at every multiple of an element's bytes.
     """
 
+    of: ClassVar[str] = "steps"
+
     lines: dict[str, Line]
     anywhere: bool = False
-
-    def encode(self) -> bytes:
-        """Canonical JSON."""
-        return msgspec.json.encode(self, order="deterministic")
-
-
-def decode(data: bytes, *, origin: str) -> Steps:
-    """Read what `Steps.encode` wrote.
-
-    Raises:
-        ArtifactError: it is damaged.
-    """
-    try:
-        return msgspec.json.decode(data, type=Steps)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{origin}: the list of steps is damaged: {error}") from error

@@ -7,11 +7,12 @@ says against the clock.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import msgspec
 
 from nexus_runtime import guards
-from nexus_runtime.errors import ArtifactError
+from nexus_runtime.listing import Listing
 
 NAIVE = "naive"
 """The family of kernels that no schedule knows: plain loops."""
@@ -53,27 +54,13 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     open: int
 
 
-class Work(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Work(Listing, frozen=True):
     """Kernels by their names in the module, and memory by function."""
+
+    of: ClassVar[str] = "kernels"
 
     kernels: dict[str, Kernel]
     memory: dict[str, Memory]
-
-    def encode(self) -> bytes:
-        """Canonical JSON."""
-        return msgspec.json.encode(self, order="deterministic")
-
-
-def decode(data: bytes, *, origin: str) -> Work:
-    """Read what `Work.encode` wrote.
-
-    Raises:
-        ArtifactError: it is damaged.
-    """
-    try:
-        return msgspec.json.decode(data, type=Work)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{origin}: the list of kernels is damaged: {error}") from error
 
 
 def count(said: Count, arguments: Sequence[Sequence[int] | int]) -> int | None:

@@ -66,6 +66,7 @@ SHARED = {
     "manifest",
     "files",
     "host",
+    "listing",
     "tensors",
     "threads",
     "work",

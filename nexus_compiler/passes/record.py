@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from tvm import relax
@@ -13,7 +13,7 @@ from nexus_compiler.ir.fingerprint import Factor
 from nexus_compiler.ir.region import INPUTS, Region
 from nexus_compiler.ir.sizes import text
 from nexus_compiler.passes.regions import Outlined
-from nexus_runtime.errors import ArtifactError
+from nexus_runtime.listing import Listing
 from nexus_runtime.signature import Signature
 
 
@@ -40,7 +40,7 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     location: str = ""
 
 
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Record(Listing, frozen=True):
     """All regions of a graph for one target.
 
     Attributes:
@@ -49,25 +49,11 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         factors: what else the kernels follow from.
     """
 
+    of: ClassVar[str] = "regions"
+
     places: tuple[Place, ...]
     regions: dict[str, tuple[Node, ...]]
     factors: dict[str, str]
-
-    def encode(self) -> bytes:
-        """Canonical JSON."""
-        return msgspec.json.encode(self, order="deterministic")
-
-
-def decode(data: bytes, *, origin: str) -> Record:
-    """Read what `Record.encode` wrote.
-
-    Raises:
-        ArtifactError: it is damaged.
-    """
-    try:
-        return msgspec.json.decode(data, type=Record)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{origin}: the list of regions is damaged: {error}") from error
 
 
 def record(
