@@ -32,10 +32,15 @@ def section(told: dict[str, Any], image: str) -> str:
         f"## {told['title'].capitalize()}, {told['threads']} thread(s)",
         f"{machine['machine']}: {rates}, {slowest:.0f} GB/s from memory, measured.",
         *_busy(told),
+        f"Peers in this run: {', '.join(_peers(told))}.",
         f"![ratios]({image})",
         f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}",
     ]
     return "\n\n".join(lines) + "\n" + "\n".join(map(_row, told["rows"])) + "\n"
+
+
+def _peers(told: dict[str, Any]) -> list[str]:
+    return sorted({name for row in told["rows"] for name in (*row["peers_ms"], *row["errors"])})
 
 
 def _busy(told: dict[str, Any]) -> list[str]:

@@ -71,9 +71,9 @@ def _arithmetic(dtype: str, lanes: int, threads: int) -> float:
     schedule.reorder(outer, inner, chain, lane)
     schedule.unroll(chain)
     schedule.vectorize(lane)
-    schedule.decompose_reduction(block, outer)
-    if threads > 1:
+    if threads > 1:  # while the sum is one block, which it must be for this
         schedule.parallel(thread)
+    schedule.decompose_reduction(block, outer)
     run = _build(
         schedule, ((threads, _CHAINS, lanes), (_LENGTH,), (threads, _CHAINS, lanes)), dtype
     )
@@ -95,9 +95,9 @@ def _triad(size: int, threads: int) -> float:
     schedule.reorder(turn, i)
     group = schedule.split(i, [None, 64])[1]
     schedule.vectorize(schedule.split(group, [None, 16])[1])
-    schedule.decompose_reduction(block, turn)
     if threads > 1:
         schedule.parallel(thread)
+    schedule.decompose_reduction(block, turn)
     run = _build(schedule, (shape, shape, shape), "float32")
     # The first turn sets `c` to zero.
     return threads * length * (16 * rounds + 4) / _best(run) / 1e9

@@ -16,7 +16,7 @@ import nexus_compiler
 import nexus_runtime
 from nexus_compiler import GraphBuilder
 from nexus_compiler.codegen.llvm import work as accounts
-from nexus_compiler.profile import kernels, plot
+from nexus_compiler.profile import kernels, peaks, plot
 from nexus_compiler.profile.roofline import Roofline
 from nexus_runtime import work
 from nexus_runtime.executors.base import CallTime
@@ -192,3 +192,13 @@ def test_options_that_do_not_go_together(
     path = artifact.save(tmp_path / "net.nxa")
     assert _run(["bench", str(path), *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_machine_is_measured_with_any_number_of_threads(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peaks, "TRIALS", 1)
+    monkeypatch.setattr(peaks, "SECONDS", 0.0)
+    assert peaks._arithmetic("float32", 4, threads) > 0
+    assert peaks._triad(49152, threads) > 0
