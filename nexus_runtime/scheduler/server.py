@@ -107,7 +107,8 @@ class Server:
         ticks = asyncio.create_task(self._tick(job))
         await self._stop.wait()
         ticks.cancel()
-        await server.stop(grace=0.5)
+        # Ends as soon as every call has its answer; on a busy machine that takes a while.
+        await server.stop(grace=3.0)
         job.close()
 
     async def _tick(self, job: Coordinator) -> None:

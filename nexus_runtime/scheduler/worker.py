@@ -33,7 +33,12 @@ from nexus_runtime.trainer import Gradients, Trainer, TrainingSteps
 Load = Callable[[Path, int], TrainingSteps]
 _LARGEST_BLOB = 1 << 36
 _PAUSE = 0.5  # before registering again; two workers of one name must not keep each other busy
-_TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+_TRANSIENT = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    # A scheduler that stops, or goes away in the middle of a call, says this; no worker does.
+    grpc.StatusCode.CANCELLED,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
