@@ -8,6 +8,7 @@ update.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -43,6 +44,8 @@ class Coordinator:
         self._present = blobs.BlobRef("", 0)
         self._polls: dict[str, tuple[int, asyncio.Future[Answer]]] = {}  # session, future
         self._results: dict[int, tuple[Gradients, float]] = {}  # by lease: sums, seconds
+        self._polling: set[str] = set()  # workers that have polled and do not know of the end
+        self._nobody = asyncio.Event()
         self._tally = Tally()
         self._round_begin = 0.0
         self._executors: dict[type[do.Instruction], Callable[[Any], None]] = {
@@ -62,6 +65,18 @@ class Coordinator:
         started = ev.JobStarted(at=self.now(), job=self.work.spec, parameters=self._present.digest)
         self.handle(started)
 
+    async def dismissed(self, seconds: float) -> None:
+        """Wait until every worker that takes leases knows that the job is over.
+
+        One that is between two polls would find nobody, and take the end for an outage. It has
+        `seconds` to ask: it may have died without a word. Nobody is told of a job that has no end.
+        """
+        if not self.outcome.done():
+            return
+        self._settle()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._nobody.wait(), seconds)
+
     def close(self) -> None:
         """Stop computing; what is not yet begun never will."""
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -75,6 +90,8 @@ class Coordinator:
 
         An error of ours on the way ends the job: every job reaches an end.
         """
+        if isinstance(event, ev.WorkerLeft):
+            self._settle(event.worker)
         try:
             instructions = self.machine.handle(event)
             for instruction in instructions:
@@ -104,7 +121,10 @@ class Coordinator:
     async def poll(self, worker: str, session: int, timeout: float) -> Answer:
         """A lease for the worker, as soon as there is one; None after `timeout` seconds."""
         if self.outcome.done():
+            self._settle(worker)
             return Finished()
+        self._polling.add(worker)
+        self._nobody.clear()
         self._answer(worker, None)  # an earlier poll that the worker has forgotten
         waiting: asyncio.Future[Answer] = self._loop.create_future()
         self._polls[worker] = (session, waiting)
@@ -143,6 +163,14 @@ class Coordinator:
         _, waiting = self._polls.pop(worker, (0, None))
         if waiting and not waiting.done():
             waiting.set_result(answer)
+            if isinstance(answer, Fenced | Finished):
+                self._settle(worker)
+
+    def _settle(self, worker: str = "") -> None:
+        """This worker needs no word of the end any more."""
+        self._polling.discard(worker)
+        if not self._polling:
+            self._nobody.set()
 
     def _note_plan(self, plan: do.PlanRound) -> None:
         report = PlanReport(plan.round, plan.why, plan.placement)

@@ -30,6 +30,8 @@ from nexus_runtime.scheduler.wire import OPTIONS
 from nexus_runtime.scheduler.work import Observer, Work
 
 TICK_SECONDS = 0.1
+FAREWELL_SECONDS = 5.0
+"""So long a worker that is between two polls may take to ask again when the job is over."""
 SERVER_OPTIONS = [
     *OPTIONS,
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
@@ -107,6 +109,7 @@ class Server:
         ticks = asyncio.create_task(self._tick(job))
         await self._stop.wait()
         ticks.cancel()
+        await job.dismissed(FAREWELL_SECONDS)
         # Ends as soon as every call has its answer; on a busy machine that takes a while.
         await server.stop(grace=3.0)
         job.close()

@@ -23,7 +23,7 @@ from nexus_runtime.errors import SchedulerError
 from nexus_runtime.scheduler import blobs
 from nexus_runtime.scheduler import scheduler_pb2 as pb
 from nexus_runtime.scheduler import scheduler_pb2_grpc as rpc
-from nexus_runtime.scheduler.events import JobSpec, Timing
+from nexus_runtime.scheduler.events import JobAborted, JobSpec, Timing
 from nexus_runtime.scheduler.progress import Quiet
 from nexus_runtime.scheduler.security import Authority, Credentials
 from nexus_runtime.scheduler.server import Server
@@ -221,6 +221,22 @@ def test_an_old_session_is_fenced():
         assert stub.Poll(poll, timeout=DEADLINE).kind == pb.PollReply.FENCED
         beat = pb.HeartbeatRequest(worker="lab-0", session=new)
         assert not stub.Heartbeat(beat, timeout=DEADLINE).fenced
+
+
+def test_a_worker_between_two_polls_learns_that_the_job_is_over():
+    with _job() as job, _stub(job) as stub:
+        session, _ = _leased(stub)
+        job.server.submit(lambda at: JobAborted(at=at, reason="enough", hint=""))
+        with pytest.raises(SchedulerError, match="enough"):
+            job.state.outcome.result(DEADLINE)
+        closing = threading.Thread(target=job.server.close)
+        closing.start()
+        closing.join(0.2)
+        assert closing.is_alive()  # it waits for the worker, and still listens
+        request = pb.PollRequest(worker="lab-0", session=session)
+        assert stub.Poll(request, timeout=DEADLINE).kind == pb.PollReply.FINISHED
+        closing.join(DEADLINE)
+        assert not closing.is_alive()
 
 
 def test_health_and_reflection_answer_those_who_may_ask():
