@@ -73,6 +73,25 @@ def _layer_norm(x: Any) -> Any:
     return op.nn.layer_norm(x, ones, zeros, axes=[-1])
 
 
+# Where a product leaves the numbers, and whether it comes back, depends on its order.
+_PRODUCTS = ("denormal", "large", "at the limits", "beyond exp")
+
+
+def _not_nothing(x: Any) -> Any:
+    """There is no largest of nothing."""
+    return op.concat([x, op.negative(x)], 0)
+
+
+def _pool(x: Any) -> Any:
+    image = op.expand_dims(x, [0, 1])
+    return op.squeeze(op.nn.max_pool2d(image, (1, 3), (1, 2), (0, 1)), [0, 1])
+
+
+def _windows(x: Array) -> Array:
+    wide = np.pad(x, ((0, 0), (1, 1)), constant_values=-np.inf)
+    return np.lib.stride_tricks.sliding_window_view(wide, 3, axis=1)[:, ::2].max(-1)
+
+
 CASES = {
     "abs": Case(op.abs, np.abs),
     "negative": Case(op.negative, np.negative),
@@ -107,12 +126,26 @@ CASES = {
     "tanh": Case(op.tanh, np.tanh, 7),
     "sigmoid": Case(op.sigmoid, scipy.special.expit, 4),
     "erf": Case(op.erf, scipy.special.erf, 7),
-    # What the largest of NaN and others is would take three instructions for each element, not one:
-    # it is one of the others, as in ONNX Runtime.
-    "max": Case(lambda x: op.max(x, 1), lambda x: x.max(1), leaves_out=("nan",)),
-    "min": Case(lambda x: op.min(x, 1), lambda x: x.min(1), leaves_out=("nan",)),
-    "max of columns": Case(
-        lambda x: op.max(x, 0, True), lambda x: x.max(0, keepdims=True), leaves_out=("nan",)
+    "max": Case(lambda x: op.max(x, 1), lambda x: x.max(1)),
+    "min": Case(lambda x: op.min(x, 1), lambda x: x.min(1)),
+    "max of columns": Case(lambda x: op.max(x, 0, True), lambda x: x.max(0, keepdims=True)),
+    "min of columns": Case(lambda x: op.min(x, 0, True), lambda x: x.min(0, keepdims=True)),
+    "argmax": Case(lambda x: op.argmax(x, 1), lambda x: x.argmax(1)),
+    "argmin": Case(lambda x: op.argmin(x, 1, True), lambda x: x.argmin(1, keepdims=True)),
+    "argmax of columns": Case(
+        lambda x: op.argmax(_not_nothing(x), 0), lambda x: np.concatenate([x, -x]).argmax(0)
+    ),
+    "prod": Case(lambda x: op.prod(x, 1), lambda x: x.prod(1), COLUMNS, leaves_out=_PRODUCTS),
+    "largest of two": Case(
+        lambda x: op.maximum(x, op.flip(x, 1)), lambda x: np.maximum(x, x[:, ::-1])
+    ),
+    "smallest of two": Case(
+        lambda x: op.minimum(op.flip(x, 1), x), lambda x: np.minimum(x, x[:, ::-1])
+    ),
+    "pool": Case(_pool, _windows),
+    "clip by tensors": Case(
+        lambda x: op.minimum(op.maximum(x, op.negative(op.abs(x))), op.flip(x, 1)),
+        lambda x: np.minimum(np.maximum(x, -np.abs(x)), x[:, ::-1]),
     ),
     "sum": Case(lambda x: op.sum(x, 1), lambda x: x.sum(1), COLUMNS, _size),
     "mean": Case(lambda x: op.mean(x, 1), lambda x: x.mean(1), COLUMNS, _size),

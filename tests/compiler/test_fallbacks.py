@@ -42,9 +42,7 @@ _BEST, _PLAIN = (240e9, 100e9), (1e9, 4e9)
 _SHARE = 0.01
 # Kernels by the operators that they compute, for each model. To shorten a list is progress: the
 # test says which entries are no longer true.
-KNOWN: dict[str, set[str]] = {
-    "training": {"kernel equal cast"},  # argmax of the prediction against the label
-}
+KNOWN: dict[str, set[str]] = {}
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "ocr-detect": {"x": (1, 3, 160, 160)},
     "ocr-orient": {"x": (1, 3, 48, 192)},

@@ -8,7 +8,7 @@ from typing import ClassVar
 from tvm import IRModule, s_tir, tirx
 
 from nexus_compiler.codegen.llvm import on_stack, vector_math, work
-from nexus_compiler.codegen.llvm.keep_nan import keep_nan
+from nexus_compiler.codegen.llvm.keep_nan import keep_nan, largest_of_nan
 from nexus_compiler.codegen.llvm.loosen import loosened
 from nexus_compiler.codegen.llvm.name_sizes import name_sizes
 from nexus_compiler.codegen.llvm.schedules import (
@@ -36,6 +36,8 @@ FAMILIES = (
     chain.schedule,
 )
 """In the order of asking; the first that knows the kernel's form wins."""
+# Powers of scores hand on NaN, whatever the largest score was taken to be.
+_HAND_ON_NAN = ("attention",)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,10 @@ def schedule(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
 def _accounted(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
     """One kernel, scheduled, with what it has to do as attributes."""
     function = keep_nan(name_sizes(function))
-    finished = loosened(vector_math.expand(schedule(function, machine)))
+    scheduled = schedule(function, machine)
+    if scheduled.attrs[work.FAMILY] not in _HAND_ON_NAN:
+        scheduled = largest_of_nan(scheduled)
+    finished = loosened(vector_math.expand(scheduled))
     return finished.with_attrs({**work.measure(function), on_stack.STACK: on_stack.MOST})
 
 

@@ -86,7 +86,7 @@ def is_reduction(axis: tirx.IterVar) -> bool:
 def _worth_inlining(block: SBlock, readers: Sequence[SBlock]) -> bool:
     value, buffer = block.body.value, block.body.buffer
     uses = [load for reader in readers for load in loads(reader.body, buffer)]
-    if len(uses) > 1 and len(uses) * _size(value) > _LARGEST:
+    if len(uses) > 1 and len(uses) * size(value) > _LARGEST:
         return False
     if sum(_growth(block, load) for load in uses) > _LARGEST:
         return False
@@ -105,7 +105,7 @@ def _growth(block: SBlock, load: TensorLoad) -> int:
     used: list[tirx.Var] = []
     tvm_ffi.structural_walk(block.body.value, (tirx.Var, used.append))
     return sum(
-        (sum(map(axis.same_as, used)) - 1) * _size(place)
+        (sum(map(axis.same_as, used)) - 1) * size(place)
         for axis, place in zip(block.body.indices, load.indices)
     )
 
@@ -118,7 +118,8 @@ def _same(one: list[Any], other: list[Any]) -> bool:
     return len(one) == len(other) and all(map(same, one, other))
 
 
-def _size(value: Any) -> int:
+def size(value: Any) -> int:
+    """How many nodes `value` has."""
     count = 0
 
     def visit(_: Any) -> None:

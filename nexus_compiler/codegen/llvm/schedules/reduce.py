@@ -18,6 +18,7 @@ from nexus_compiler.codegen.llvm.schedules.kernel import Stage, is_const
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.codegen.llvm.schedules.tiles import cells
 
+_NARROWEST = 4  # lanes of a vector for what is left of a row
 _VECTORS = 4  # accumulators: an addition takes four cycles and one can start in each
 
 
@@ -171,17 +172,11 @@ def _row(stage: Stage, values: dict[Any, Any], machine: Machine) -> tirx.Stmt:
         if not lanes:
             return build.loop(extent, lambda k: add(one, at, k, 0), name="k")
 
-        def vector(k: Any) -> tirx.Stmt:
-            make = lambda v: add(part, at, k * lanes + v, v)  # noqa: E731
-            return build.loop(lanes, make, "vectorized", "lane")
+        def vector(first: Any, width: int) -> tirx.Stmt:
+            make = lambda v: add(part, at, first + v, v)  # noqa: E731
+            return build.loop(width, make, "vectorized", "lane")
 
-        whole = tirx.floordiv(extent, lanes)
-        main = build.loop(whole, vector, name="k")
-        if is_const(extent) and int(extent) % lanes == 0:
-            return main
-        rest = tirx.floormod(extent, lanes)
-        left = build.loop(rest, lambda k: add(one, at, whole * lanes + k, 0), name="rest")
-        return build.sequence([main, left])
+        return _vectors(extent, lanes, vector, lambda k: add(one, at, k, 0))
 
     body = [tirx.BufferStore(one, stage.init, [0])]
     if lanes:
@@ -196,6 +191,28 @@ def _row(stage: Stage, values: dict[Any, Any], machine: Machine) -> tirx.Stmt:
     indices = [kernel.substitute(index, values) for index in stage.store.indices]
     body.append(tirx.BufferStore(stage.store.buffer, one[0], indices))
     return build.scope([one, part] if lanes else [one], build.sequence(body), "row")
+
+
+def _vectors(
+    extent: Any, lanes: int, vector: Callable[[Any, int], tirx.Stmt], single: build.Body
+) -> tirx.Stmt:
+    """`extent` elements in vectors of `lanes`, what is left in narrower ones and one by one."""
+    whole = tirx.floordiv(extent, lanes)
+    steps = [build.loop(whole, lambda k: vector(k * lanes, lanes), name="k")]
+    if not is_const(extent):
+        left = tirx.floormod(extent, lanes)
+        steps.append(build.loop(left, lambda k: single(whole * lanes + k), name="rest"))
+        return build.sequence(steps)
+    done, width = int(extent) // lanes * lanes, lanes
+    while width > _NARROWEST:
+        width //= 2
+        if int(extent) - done >= width:
+            steps.append(vector(build.number(done), width))
+            done += width
+    if rest := int(extent) - done:
+        first = build.number(done)
+        steps.append(build.loop(rest, lambda k: single(first + k), name="rest"))
+    return build.sequence(steps)
 
 
 def _joins(stage: Stage, part: tirx.Buffer, lanes: int) -> list[tirx.Stmt]:
@@ -218,9 +235,9 @@ def _join(stage: Stage, one: Any, other: Any) -> Any:
 def _partial_lanes(stage: Stage, inner: tirx.IterVar, lanes: int) -> int:
     """How many partial results; 0 where values do not lie in order or are too few."""
     value = stage.store.value
-    if not isinstance(value, (tirx.Add, tirx.Max, tirx.Min)):
+    if not isinstance(value, (tirx.Add, tirx.Mul, tirx.Max, tirx.Min)):
         return 0
-    if isinstance(value, tirx.Add) and not _is_zero(stage.init):
+    if isinstance(value, (tirx.Add, tirx.Mul)) and not _is_neutral(stage.init, value):
         return 0
     operands = (value.a, value.b)
     own = [o for o in operands if isinstance(o, TensorLoad)]
@@ -247,5 +264,7 @@ def _partial_lanes(stage: Stage, inner: tirx.IterVar, lanes: int) -> int:
     return lanes_wanted if lanes_wanted >= 4 else 0
 
 
-def _is_zero(value: Any) -> bool:
-    return is_const(value, 0) or (isinstance(value, tirx.FloatImm) and value.value == 0)
+def _is_neutral(init: Any, value: Any) -> bool:
+    """Whether a sum or product may begin with `init` in every lane."""
+    number = 0 if isinstance(value, tirx.Add) else 1
+    return is_const(init, number) or (isinstance(init, tirx.FloatImm) and init.value == number)
