@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from tvm import relax, tirx
 
 from nexus_compiler.ir.dataflow import PART, Node, variables_of
+from nexus_compiler.passes.turn_at_readers import TURN, exchanged
 
 _ANCHORS = ("matmul", "conv", "attention", "linear", "einsum", "dense", PART)
+_PRODUCT, _RESHAPE = "relax.matmul", "relax.reshape"
 
 
 def is_anchor(operator: str | None) -> bool:
@@ -46,6 +48,7 @@ def clusters(nodes: Sequence[Node], early: set[int]) -> list[Cluster]:
     group = _Groups(producers)
     depth: dict[int, int] = {}
     light: set[int] = set()
+    late = _late(nodes, producers)
     for position, sources in producers.items():
         anchor = is_anchor(nodes[position].operator)
         deepest = max([depth[source] for source in sources], default=0)
@@ -55,7 +58,7 @@ def clusters(nodes: Sequence[Node], early: set[int]) -> list[Cluster]:
         near = [source for source in sources if depth[source] == depth[position]]
         if _is_scalar(nodes[position]) and not anchor and light.issuperset(near):
             light.add(position)
-        if not anchor or behind:
+        if (not anchor or behind) and position not in late:
             for source in near:
                 # What only scalars make (a learning rate) would join all that it scales.
                 apart = source in light and position not in light
@@ -68,6 +71,28 @@ def clusters(nodes: Sequence[Node], early: set[int]) -> list[Cluster]:
 def _is_scalar(node: Node) -> bool:
     """Whether a node makes one tensor of one value."""
     return node.kind is not None and node.kind[0] == "T" and all(s == 1 for s in node.kind[2:])
+
+
+def _late(nodes: Sequence[Node], producers: dict[int, list[int]]) -> set[int]:
+    """Transpositions that one product reads, and what only gives them another shape.
+
+    The product reads what is transposed where it lies, and they take no kernel beside it.
+    """
+    readers: dict[int, set[int]] = {}
+    for position, sources in producers.items():
+        for source in sources:
+            readers.setdefault(source, set()).add(position)
+    late: set[int] = set()
+    for position in reversed(producers):
+        node, known = nodes[position], readers.get(position, set())
+        if len(known) != 1:
+            continue
+        (reader,) = known
+        if node.operator == TURN and nodes[reader].operator == _PRODUCT:
+            late |= {position} if exchanged(node.binding.value) is not None else set()
+        elif node.operator == _RESHAPE and reader in late:
+            late.add(position)
+    return late
 
 
 def _producers(nodes: Sequence[Node], early: set[int]) -> dict[int, list[int]]:

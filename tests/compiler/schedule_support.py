@@ -147,6 +147,14 @@ def _name(variable: tirx.Var) -> str:
     return f"v{hash(variable) & 0xFFFFFFFFFFFF}"
 
 
+def _place(at: Sequence[str], shape: Sequence[str]) -> str:
+    """The number of an element in memory."""
+    place = "0"
+    for index, extent in zip(at, shape, strict=True):
+        place = f"({place} * {extent} + {index})"
+    return place
+
+
 class _Source:
     """Python text of the loops; a value that depends on data is "None".
 
@@ -198,6 +206,8 @@ class _Source:
             self.statement(node.body, depth + 1)
         elif kind == "IfThenElse":
             self.branch(node.condition, node.then_case, node.else_case, depth, self.statement)
+        elif kind == "Bind":
+            self.value(node.value, depth)
         else:
             assert kind == "BufferStore", kind
             self.value(node.value, depth)
@@ -228,6 +238,9 @@ class _Source:
                     self.value(child, depth)
 
     def access(self, buffer: Any, indices: Any, depth: int, *, write: bool) -> None:
+        if len(indices) and type(indices[-1]).__name__ == "Ramp":
+            self.vector(buffer, indices, depth, write=write)
+            return
         for index in indices:
             self.value(index, depth)
         name = _name(buffer)
@@ -239,10 +252,22 @@ class _Source:
             self.add(depth, f"if not ({' and '.join(inside)}): stray({name!r}, {said})")
         if write and "None" not in at and name in self._parameters:
             self.count(name, shape)
-            place = "0"
-            for index, extent in zip(at, shape, strict=True):
-                place = f"({place} * {extent} + {index})"
-            self.add(depth, f"{name}[{place}] += 1")
+            self.add(depth, f"{name}[{_place(at, shape)}] += 1")
+
+    def vector(self, buffer: Any, indices: Any, depth: int, *, write: bool) -> None:
+        """Neighbours in memory; where axes count as one, they may go on in the next line."""
+        *lead, last = indices
+        assert int(last.stride) == 1
+        lanes, name = int(last.lanes), _name(buffer)
+        shape = [self.text(extent) for extent in buffer.shape]
+        at = [self.text(index) for index in (*lead, last.base)]
+        inside = [f"0 <= {i} < {n}" for i, n in zip(at, shape, strict=True)]
+        inside.append(f"{_place(at, shape)} + {lanes} <= {' * '.join(shape)}")
+        said = f"({', '.join(shape)},), ({', '.join(at)},)"
+        self.add(depth, f"if not ({' and '.join(inside)}): stray({name!r}, {said})")
+        if write and name in self._parameters:
+            self.count(name, shape)
+            self.add(depth, f"for lane in range({lanes}): {name}[{_place(at, shape)} + lane] += 1")
 
     def count(self, name: str, shape: list[str]) -> None:
         """Begin to count how often each element is written."""

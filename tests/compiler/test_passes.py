@@ -18,6 +18,7 @@ from nexus_compiler.passes.fuse import Fuse
 from nexus_compiler.passes.legalize import Legalize
 from nexus_compiler.passes.prepare_weights import PrepareWeights
 from nexus_compiler.passes.simplify import Simplify
+from nexus_compiler.passes.turn_at_readers import TurnAtReaders
 from nexus_compiler.passes.unify_sizes import UnifySizes
 from nexus_runtime.errors import InternalError, UnsupportedOperator
 
@@ -257,6 +258,42 @@ def test_nothing_to_prepare_changes_nothing() -> None:
             return out
 
     check(Before, Before, PrepareWeights())
+
+
+def test_every_product_has_its_own_transposition() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((4, 3), "float32"), p: R.Tensor((4, 2), "float32")) -> R.Tuple(
+            R.Tensor((3, 2), "float32"), R.Tensor((3, 2), "float32")
+        ):
+            with R.dataflow():
+                t = R.permute_dims(x)
+                a = R.matmul(t, p)
+                q = R.exp(p)
+                b = R.matmul(t, q)
+                out = (a, b)
+                R.output(out)
+            return out
+
+    @I.ir_module
+    class Expected:
+        @R.function
+        def main(x: R.Tensor((4, 3), "float32"), p: R.Tensor((4, 2), "float32")) -> R.Tuple(
+            R.Tensor((3, 2), "float32"), R.Tensor((3, 2), "float32")
+        ):
+            with R.dataflow():
+                t = R.permute_dims(x)
+                a = R.matmul(t, p)
+                q = R.exp(p)
+                u = R.permute_dims(x)
+                b = R.matmul(u, q)
+                out = (a, b)
+                R.output(out)
+            return out
+
+    check(Before, Expected, TurnAtReaders())
+    check(Expected, Expected, TurnAtReaders())
 
 
 def test_the_law_names_pass_and_breach() -> None:

@@ -226,6 +226,22 @@ def test_reductions(tmp_path: Path, name: str, shape: Shape) -> None:
 MOVES: dict[str, tuple[Graph, Any]] = {
     "transpose": (lambda x: op.permute_dims(x, [2, 1, 0]), lambda x: x.transpose(2, 1, 0)),
     "rotate": (lambda x: op.permute_dims(x, [1, 2, 0]), lambda x: x.transpose(1, 2, 0)),
+    "turn lines of pixels": (
+        lambda x: op.permute_dims(op.reshape(x, (2, 66, 4, 9)), [0, 2, 3, 1]),
+        lambda x: x.reshape(2, 66, 4, 9).transpose(0, 2, 3, 1),
+    ),
+    "turn pixels of lines": (
+        lambda x: op.permute_dims(op.reshape(x, (2, 4, 9, 66)), [0, 3, 1, 2]),
+        lambda x: x.reshape(2, 4, 9, 66).transpose(0, 3, 1, 2),
+    ),
+    "turn what is flat": (
+        lambda x: op.permute_dims(op.reshape(x, (132, 36))),
+        lambda x: x.reshape(132, 36).T,
+    ),
+    "turn and square": (
+        lambda x: op.square(op.permute_dims(x, [0, 2, 1])),
+        lambda x: np.square(x.swapaxes(1, 2)),
+    ),
     "flip": (lambda x: op.flip(x, 2), lambda x: x[:, :, ::-1]),
     "pad": (
         lambda x: op.nn.pad(x, [0, 0, 1, 2, 3, 0]),

@@ -39,6 +39,7 @@ from nexus_compiler.passes.keep_bytes import KeepBytes
 from nexus_compiler.passes.layers import Layers
 from nexus_compiler.passes.prepare_weights import PrepareWeights
 from nexus_compiler.passes.subpixel import SubPixel
+from nexus_compiler.passes.turn_at_readers import TurnAtReaders
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime.executors.base import Executor
 from nexus_runtime.signature import FunctionSpec, Signature
@@ -80,6 +81,7 @@ class LlvmRoom:
             IntegerProducts(unsigned=named != "sdot"),
             FoldScales(),
             FuseAttention(),
+            TurnAtReaders(),
             Layers(across=True),
         )
 

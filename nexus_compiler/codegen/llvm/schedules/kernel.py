@@ -196,17 +196,28 @@ def _tidy(store: tirx.BufferStore, axes: Sequence[tirx.IterVar]) -> Any:
     for axis in axes:
         analyzer.bind(axis.var, axis.dom)
 
-    def simple(index: Any) -> Any:
+    def simple(index: Any, indices: Sequence[Any]) -> Any:
         divided = contains(index, tirx.FloorDiv) or contains(index, tirx.FloorMod)
         # `variable // size` and `variable % size` say how packed weights lie, of one tile, too.
         plain = isinstance(index, (tirx.FloorDiv, tirx.FloorMod)) and isinstance(index.a, tirx.Var)
-        return analyzer.simplify(index) if divided and not plain else index
+        kept = plain and any(_is_rest(index, other) or _is_rest(other, index) for other in indices)
+        return analyzer.simplify(index) if divided and not kept else index
+
+    def all_of(indices: Sequence[Any]) -> list[Any]:
+        return [simple(index, indices) for index in indices]
 
     def load(old: TensorLoad) -> Any:
-        return tirx.BufferLoad(old.source, [simple(index) for index in old.indices])
+        return tirx.BufferLoad(old.source, all_of(old.indices))
 
     value = replace_all_loads(store.value, load)
-    return tirx.BufferStore(store.buffer, value, [simple(index) for index in store.indices])
+    return tirx.BufferStore(store.buffer, value, all_of(store.indices))
+
+
+def _is_rest(rest: Any, whole: Any) -> bool:
+    """Whether they are `x % n` and `x // n`."""
+    if not isinstance(rest, tirx.FloorMod) or not isinstance(whole, tirx.FloorDiv):
+        return False
+    return same(rest.a, whole.a) and same(rest.b, whole.b)
 
 
 def _first(value: Any, _: TensorLoad) -> Any:

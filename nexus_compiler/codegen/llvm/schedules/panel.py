@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import tirx
+from tvm.ir.expr import TensorLoad
 
-from nexus_compiler.codegen.llvm.schedules import build, kernel
+from nexus_compiler.codegen.llvm.schedules import build, kernel, turn
 from nexus_compiler.codegen.llvm.schedules.product import Product
 from nexus_compiler.codegen.llvm.schedules.tiles import Tiling, cells
-
-_SQUARE = 8  # LLVM turns such squares in registers
 
 
 def fill(
@@ -49,8 +48,8 @@ def fill(
         if form.ordered:
             line = lambda at: cells(1, width, tiling.lanes, lambda _, j: copy(at, j))  # noqa: E731
             return build.nest(turns, line)
-        if len(turns) == 1 and build.known(turns[0]) and int(turns[0]) % _SQUARE == 0:
-            return _in_squares(int(turns[0]), width, copy)
+        if len(turns) == 1 and (many := build.known(turns[0])) and _walks(form):
+            return _in_squares(panel, tiling.lanes, many, width, copy)
         return build.loop(width, lambda j: build.nest(turns, lambda at: copy(at, j)), name="column")
 
     extent = build.known(columns)
@@ -65,18 +64,39 @@ def fill(
     return build.branch(tile < whole, write(tiling.columns), write(rest))
 
 
-def _in_squares(steps: int, width: int, copy: Any) -> tirx.Stmt:
-    whole = width // _SQUARE
+def _walks(form: Product) -> bool:
+    """Whether neighbouring steps are neighbours in the right operand's memory."""
+    right, (*_, last) = form.right, form.stage.reduced
+    if not isinstance(right, TensorLoad) or not right.indices[-1].same_as(last.var):
+        return False
+    return last.var not in kernel.variables(list(right.indices[:-1]))
+
+
+def _in_squares(panel: tirx.Buffer, lanes: int, steps: int, width: int, copy: Any) -> tirx.Stmt:
+    """Steps and columns exchanged in registers, as far as whole squares go."""
+    while lanes > 1 and lanes > min(steps, width):
+        lanes //= 2
+    down, across = steps // lanes, width // lanes
 
     def square(at: list[Any]) -> tirx.Stmt:
-        across, down = at[0] * _SQUARE, at[1] * _SQUARE
-        return build.loop(
-            _SQUARE, lambda k: build.loop(_SQUARE, lambda j: copy([down + k], across + j))
-        )
+        first, column = at[1] * lanes, at[0] * lanes
 
-    parts = [build.nest([whole, steps // _SQUARE], square)] if whole else []
-    if rest := width % _SQUARE:
-        first = whole * _SQUARE
-        narrow = lambda j: build.loop(steps, lambda k: copy([k], first + j))  # noqa: E731
+        def row(i: int) -> Any:
+            load = copy([first], column + i).value
+            return tirx.BufferLoad(load.source, turn.along(load.indices, lanes))
+
+        def put(j: int, values: Any) -> tirx.Stmt:
+            return tirx.BufferStore(panel, values, turn.along([first + j, column], lanes))
+
+        return turn.square(lanes, row, put)
+
+    parts = [build.nest([across, down], square)]
+    if rest := steps % lanes:
+        below = lambda k: build.loop(  # noqa: E731
+            across * lanes, lambda j: copy([down * lanes + k], j), name="column"
+        )
+        parts.append(build.loop(rest, below, name="step"))
+    if rest := width % lanes:
+        narrow = lambda j: build.loop(steps, lambda k: copy([k], across * lanes + j))  # noqa: E731
         parts.append(build.loop(rest, narrow, name="column"))
     return build.sequence(parts)

@@ -10,14 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 from tvm import tirx
+from tvm.ir.expr import TensorLoad
 
-from nexus_compiler.codegen.llvm.schedules import build, kernel
+from nexus_compiler.codegen.llvm.schedules import build, kernel, turn
 from nexus_compiler.codegen.llvm.schedules.kernel import Stage, is_const
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 
 _CHUNK = 4096  # elements that one task takes of a long axis
 _BLOCK = 32  # rows and columns of a transposed block: both sides stay in the first cache
 _SQUARE = 8
+_MOST_LANES = 16  # of a square whose rows are all in registers
 Axes = list[tirx.IterVar]
 
 
@@ -34,7 +36,7 @@ def write(stage: Stage, bound: dict[Any, Any], machine: Machine, *, parallel: bo
     extents = [build.product(build.extents(group)) for group in groups]
     kind = machine.kind(build.work(extents)) if parallel else "serial"
     if (crossing := _crossing(stage, groups)) is not None:
-        return _blocked(extents, crossing, kind, element)
+        return _blocked(extents, crossing, kind, element, machine)
     return _rows(extents, machine, kind, element, _vectorisable(stage, groups))
 
 
@@ -138,7 +140,8 @@ def _crossing(stage: Stage, groups: list[Axes]) -> int | None:
         return None
     for load in kernel.loads(stage.store.value):
         inner = [index for index in load.indices if not is_const(index)]
-        if len(inner) < 2 or not any(last.same_as(index) for index in inner[:-1]):
+        # A reshape before it reads `x[i // 64, i % 64, j]`.
+        if len(inner) < 2 or last not in kernel.variables(inner[:-1]):
             continue
         for place, group in enumerate(groups[:-1]):
             if group[-1].var.same_as(inner[-1]):
@@ -146,7 +149,7 @@ def _crossing(stage: Stage, groups: list[Axes]) -> int | None:
     return None
 
 
-def _blocked(extents: Any, crossing: int, kind: str, element: Any) -> tirx.Stmt:
+def _blocked(extents: Any, crossing: int, kind: str, element: Any, machine: Machine) -> tirx.Stmt:
     """A transposition in square blocks."""
     down, across = extents[crossing], extents[-1]
     others = [extent for i, extent in enumerate(extents[:-1]) if i != crossing]
@@ -161,20 +164,50 @@ def _blocked(extents: Any, crossing: int, kind: str, element: Any) -> tirx.Stmt:
 
         height = build.part(down, top, _BLOCK)
         width = build.part(across, left, _BLOCK)
-        if isinstance(height, int) and isinstance(width, int) and height == width == _BLOCK:
-            return _in_squares(cell)
-        return build.loop(height, lambda i: build.loop(width, lambda j: cell(i, j)))
+        edge = build.loop(height, lambda i: build.loop(width, lambda j: cell(i, j)))
+        if not all(build.known(extent) for extent in (down, across)):
+            return edge
+        whole = ((top, down // _BLOCK, down % _BLOCK), (left, across // _BLOCK, across % _BLOCK))
+        full = [at < count for at, count, rest in whole if build.known(rest)]
+        if not full:
+            return _in_squares(cell, machine)
+        return build.branch(tirx.all(*full), _in_squares(cell, machine), edge)
 
     return build.loop(build.product([*others, *counts]), block, kind, "block")
 
 
-def _in_squares(cell: Any) -> tirx.Stmt:
-    """A whole block in squares that LLVM turns in registers; longer loops it writes by gathers."""
+def _in_squares(cell: Any, machine: Machine) -> tirx.Stmt:
+    """A whole block, square by square; what only moves is turned in registers."""
+    lanes = _turned_lanes(cell(build.number(0), build.number(0)), machine)
 
     def square(at: list[Any]) -> tirx.Stmt:
+        down, across = at[0] * lanes, at[1] * lanes
+
+        def read(j: int) -> Any:
+            load = cell(down, across + j).value
+            return tirx.BufferLoad(load.source, turn.along(load.indices, lanes))
+
+        def write(i: int, values: Any) -> tirx.Stmt:
+            store = cell(down + i, across)
+            return tirx.BufferStore(store.buffer, values, turn.along(store.indices, lanes))
+
+        return turn.square(lanes, read, write)
+
+    def plain(at: list[Any]) -> tirx.Stmt:
+        # LLVM turns so small squares in registers, too; longer loops it writes by gathers.
         down, across = at[0] * _SQUARE, at[1] * _SQUARE
         return build.loop(
             _SQUARE, lambda i: build.loop(_SQUARE, lambda j: cell(down + i, across + j))
         )
 
-    return build.nest([_BLOCK // _SQUARE] * 2, square)
+    if lanes < 2:
+        return build.nest([_BLOCK // _SQUARE] * 2, plain)
+    return build.nest([_BLOCK // lanes] * 2, square)
+
+
+def _turned_lanes(store: tirx.BufferStore, machine: Machine) -> int:
+    """The side of the squares in which a transposition is done; 0 where it is more than one."""
+    value = store.value
+    if not isinstance(value, TensorLoad) or str(value.ty) == "bool" or is_const(value.indices[-1]):
+        return 0
+    return min(machine.lanes(str(value.ty)), _MOST_LANES)

@@ -15,7 +15,7 @@ from nexus_compiler.codegen.llvm.schedules.machine import Machine
 _LATENCY, _PER_CYCLE = 4, 2
 # Addresses so far apart share the lines of a first cache (64 sets of 64 bytes in 8 to 12 ways):
 # more rows than ways would drive each other out (measured: 14 rows 122 GFLOP/s, 8 rows 161).
-_SAME_LINES, _ROWS_OF_SAME_LINES = 4096, 8
+SAME_LINES, ROWS_OF_SAME_LINES = 4096, 8
 _UNKNOWN = 64  # rows to choose for where their number is not known
 
 Write = Callable[[Any, int], tirx.Stmt]
@@ -57,8 +57,8 @@ def choose(
     widths = (-(-width // lanes),) if width else range(1, 9) if columns else (1,)
     for vectors in widths:
         most = (machine.vector_registers - 1 - vectors) // vectors
-        if pitch and pitch % _SAME_LINES == 0:
-            most = min(most, _ROWS_OF_SAME_LINES)
+        if pitch and pitch % SAME_LINES == 0:
+            most = min(most, ROWS_OF_SAME_LINES)
         for height in _heights(rows, most, line):
             tiling = Tiling(height, vectors, lanes)
             cost = _cost(rows or _UNKNOWN, columns or _UNKNOWN, tiling)
