@@ -10,6 +10,7 @@ import tvm_ffi
 from tvm import IRModule, ir, relax, tirx
 
 from nexus_compiler.codegen.kernels import Kernel
+from nexus_compiler.codegen.llvm import views
 from nexus_compiler.codegen.llvm.schedules import kernel
 from nexus_compiler.passes.base import Pass, entries
 from nexus_compiler.passes.weights import DONATED
@@ -61,6 +62,7 @@ class _Rewriter:
     def __init__(self, module: IRModule, function: relax.Function) -> None:
         self._module, self._function = module, function
         self._made: dict[tuple[ir.GlobalVar, int], ir.GlobalVar] = {}
+        self._roots: dict[relax.Var, relax.Var] = {}
 
     def rewritten(self) -> relax.Function:
         """The function with calls that write in place; as it is where it has control flow."""
@@ -69,6 +71,7 @@ class _Rewriter:
         if len(blocks) != 1 or not isinstance(blocks[0], relax.DataflowBlock):
             return function
         *bindings, last = blocks[0].bindings
+        self._roots = self._views(bindings)
         if not isinstance(last.value, relax.Tuple):
             return function
         ordered = self._ordered(bindings, self._gifts(bindings, list(last.value.fields)))
@@ -76,6 +79,22 @@ class _Rewriter:
         return relax.Function(
             function.params, body, function.ret_ty, function.is_pure, function.attrs
         )
+
+    def _views(self, bindings: list[Any]) -> dict[relax.Var, relax.Var]:
+        """Variables whose memory may be that of another one, with that one."""
+        found: dict[relax.Var, relax.Var] = {}
+        for binding in bindings:
+            call = binding.value
+            if isinstance(call, relax.Call) and getattr(call.op, "name", "") == _CALL:
+                operands = call.args[1].fields
+                if len(operands) == 1 and views.is_view(self._module[call.args[0]]):
+                    found[binding.var] = found.get(operands[0], operands[0])
+        return found
+
+    def _read(self, binding: Any) -> set[relax.Var]:
+        """What `binding` reads, and whose memory that is."""
+        read = set(relax.analysis.free_vars(binding.value))
+        return read | {self._roots[variable] for variable in read if variable in self._roots}
 
     def _gifts(self, bindings: list[Any], fields: list[Any]) -> dict[relax.Var, _Gift]:
         makers = {binding.var: binding for binding in bindings}
@@ -94,8 +113,14 @@ class _Rewriter:
         if not isinstance(call, relax.Call) or getattr(call.op, "name", "") != _CALL:
             return None
         operands, kernel_ = list(call.args[1].fields), self._module[call.args[0]]
-        places = [i for i, operand in enumerate(operands) if operand.same_as(taken)]
-        if len(places) != 1 or len(call.args) > 2 or len(kernel_.params) != len(operands) + 1:
+        roots = [self._roots.get(operand, operand) for operand in operands]
+        places = [i for i, root in enumerate(roots) if root.same_as(taken)]
+        if (
+            len(places) != 1
+            or not operands[places[0]].same_as(taken)
+            or len(call.args) > 2
+            or len(kernel_.params) != len(operands) + 1
+        ):
             return None
         fits = _in_step(kernel_, kernel_.params[places[0]], kernel_.params[-1])
         return _Gift(binding, taken, places[0]) if fits else None
@@ -104,7 +129,7 @@ class _Rewriter:
         """All bindings, those of `gifts` behind whatever reads what they write over."""
         readers = {gift.taken: 0 for gift in gifts.values()}
         for binding in bindings:
-            for variable in _read(binding):
+            for variable in self._read(binding):
                 if variable in readers:
                     readers[variable] += 1
         free = {binding.var for binding in bindings}
@@ -112,7 +137,7 @@ class _Rewriter:
         waiting: list[Any] = []
 
         def emit(binding: Any) -> bool:
-            gift, operands = gifts.get(binding.var), _read(binding)
+            gift, operands = gifts.get(binding.var), self._read(binding)
             if operands & free or (gift is not None and readers[gift.taken] > 1):
                 return False
             ordered.append(binding if gift is None else self._call(gift))
@@ -151,10 +176,6 @@ class _Rewriter:
         relax.expr._update_type(variable, changed.ty)
         self._module.update_func(variable, changed)
         return self._module.get_global_var(variable.name_hint)
-
-
-def _read(binding: Any) -> set[relax.Var]:
-    return set(relax.analysis.free_vars(binding.value))
 
 
 def _in_step(function: tirx.PrimFunc, taken: Any, output: Any) -> bool:

@@ -15,7 +15,14 @@ from typing import Any, ClassVar
 import tvm
 from tvm import IRModule, relax, te, tirx, topi
 
-from nexus_compiler.codegen.llvm import image_gradients, pack_bytes, places, products, winograd
+from nexus_compiler.codegen.llvm import (
+    image_gradients,
+    norms,
+    pack_bytes,
+    places,
+    products,
+    winograd,
+)
 from nexus_compiler.codegen.llvm.schedules import build, tiles
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.passes.legalize import Legalization, Legalize, default
@@ -54,7 +61,13 @@ class LegalizePacked(Legalize):
         machine = Machine(self.vector_bits, self.vector_registers, 0, self.dot)
         turned = products.transposed(module)
         packed = {name: _packed(name, machine, known, changing, turned) for name in _KERNELS}
-        return super().kernels(module) | packed | image_gradients.KERNELS | places.KERNELS
+        return (
+            super().kernels(module)
+            | packed
+            | image_gradients.KERNELS
+            | norms.KERNELS
+            | places.KERNELS
+        )
 
 
 def _following(bindings: list[relax.VarBinding], weights: list[relax.Var]) -> set[relax.Var]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from tvm import IRModule, s_tir, tirx
 
-from nexus_compiler.codegen.llvm import on_stack, vector_math, work
+from nexus_compiler.codegen.llvm import on_stack, vector_math, views, work
 from nexus_compiler.codegen.llvm.keep_nan import keep_nan, largest_of_nan
 from nexus_compiler.codegen.llvm.loosen import loosened
 from nexus_compiler.codegen.llvm.name_sizes import name_sizes
@@ -76,6 +76,9 @@ class Schedule(Pass):
 
 def schedule(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
     """One kernel, scheduled, with its family as an attribute; naive where no family knows it."""
+    if views.is_view(function):
+        # Its loops must stay as TVM knows them: it calls nothing for them.
+        return function.with_attr(work.FAMILY, "view")
     form = _form(function)
     if form is not None:
         for family in FAMILIES:

@@ -103,6 +103,12 @@ def group_norm(node: Node) -> list[Any]:
     x = node["input"]
     shape = node.shape
     batch, channels, groups = shape[0], shape[1], node["group"]
+    if not (node.reads(1) or node.reads(2)):
+        dtype = dtype_of(x)
+        scale = node["weight"] if "weight" in node else node.full([channels], 1, dtype)
+        shift = node["bias"] if "bias" in node else node.full([channels], 0, dtype)
+        axes = list(range(2, len(shape)))
+        return [R.nn.group_norm(x, scale, shift, groups, 1, axes, float(node["eps"])), None, None]
     grouped = node.reshape(x, [batch, groups, channels // groups, sizes.product(shape[2:])])
     mean, inverse = _moments(node, grouped, [2, 3], node["eps"])
     normal = node.emit(R.multiply(R.subtract(grouped, mean), inverse))

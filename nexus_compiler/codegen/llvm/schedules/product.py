@@ -15,9 +15,9 @@ from nexus_compiler.codegen.llvm.schedules import build, kernel
 from nexus_compiler.codegen.llvm.schedules.groups import Groups, grouped
 from nexus_compiler.codegen.llvm.schedules.kernel import Kernel, Stage
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
+from nexus_compiler.codegen.llvm.schedules.merging import joint
 from nexus_compiler.codegen.llvm.schedules.placement import Placement, place
 from nexus_compiler.codegen.llvm.schedules.reduce import in_order
-from nexus_compiler.codegen.llvm.schedules.spatial import joint
 
 _SHORT = 8  # rows that leave registers unused
 _REUSE = 4  # rows from which on it pays to copy the right operand into the order of the tiles

@@ -13,7 +13,7 @@ from typing import Any
 from tvm import tirx
 from tvm.ir.expr import TensorLoad
 
-from nexus_compiler.codegen.llvm.schedules import build, kernel
+from nexus_compiler.codegen.llvm.schedules import build, kernel, merging
 from nexus_compiler.codegen.llvm.schedules.kernel import Stage, is_const
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.codegen.llvm.schedules.tiles import cells
@@ -52,7 +52,12 @@ def in_order(index: Any, variable: tirx.Var) -> bool:
 def in_partial_results(stage: Stage, machine: Machine) -> bool:
     """Whether vectors run along the last reduced axis, and along no kept one."""
     lanes = machine.lanes(str(stage.store.buffer.dtype))
-    return lane_axis(stage) is None and _partial_lanes(stage, stage.reduced[-1], lanes) > 0
+    return lane_axis(stage) is None and _partial_lanes(stage, groups(stage)[-1], lanes) > 0
+
+
+def groups(stage: Stage) -> list[list[tirx.IterVar]]:
+    """The reduced axes; those that every operand walks through as one are together."""
+    return merging.merge(stage, stage.reduced)
 
 
 def is_window(stage: Stage) -> bool:
@@ -155,17 +160,17 @@ def _combined(stage: Stage, values: dict[Any, Any], total: Any) -> Any:
 
 
 def _row(stage: Stage, values: dict[Any, Any], machine: Machine) -> tirx.Stmt:
-    """One result: partial results in lanes along the last reduced axis, if that is worth it."""
+    """One result: partial results in lanes along the last reduced axes, if that is worth it."""
     dtype = str(stage.store.buffer.dtype)
-    inner = stage.reduced[-1]
+    *before, inner = groups(stage)
     lanes = _partial_lanes(stage, inner, machine.lanes(dtype))
     one = tirx.decl_buffer((1,), dtype, "total", scope="local")
     part = tirx.decl_buffer((max(lanes, 1),), dtype, "part", scope="local")
-    outer = build.extents(stage.reduced[:-1])
-    extent = inner.dom.extent
+    outer = [axis for group in before for axis in group]
+    extent = build.number(build.product(build.extents(inner)))
 
     def add(buffer: Any, at: list[Any], index: Any, place: Any) -> tirx.Stmt:
-        own = values | build.bind(stage.reduced, [*at, index])
+        own = values | build.bind(outer, at) | build.split(inner, index)
         return tirx.BufferStore(buffer, _combined(stage, own, buffer[place]), [place])
 
     def along(at: list[Any]) -> tirx.Stmt:
@@ -184,7 +189,7 @@ def _row(stage: Stage, values: dict[Any, Any], machine: Machine) -> tirx.Stmt:
             lanes, lambda v: tirx.BufferStore(part, stage.init, [v]), "vectorized", "lane"
         )
         body.append(clear)
-    body.append(build.nest(outer, along))
+    body.append(build.nest(build.extents(outer), along))
     body += _joins(stage, part, lanes)
     if lanes:
         body.append(tirx.BufferStore(one, _join(stage, one[0], part[0]), [0]))
@@ -232,7 +237,7 @@ def _join(stage: Stage, one: Any, other: Any) -> Any:
     return type(stage.store.value)(one, other)
 
 
-def _partial_lanes(stage: Stage, inner: tirx.IterVar, lanes: int) -> int:
+def _partial_lanes(stage: Stage, group: list[tirx.IterVar], lanes: int) -> int:
     """How many partial results; 0 where values do not lie in order or are too few."""
     value = stage.store.value
     if not isinstance(value, (tirx.Add, tirx.Mul, tirx.Max, tirx.Min)):
@@ -243,6 +248,7 @@ def _partial_lanes(stage: Stage, inner: tirx.IterVar, lanes: int) -> int:
     own = [o for o in operands if isinstance(o, TensorLoad)]
     if not any(o.source.same_as(stage.store.buffer) for o in own):
         return 0
+    inner = group[-1]
     for load in kernel.loads(value):
         if load.source.same_as(stage.store.buffer):
             continue
@@ -258,7 +264,7 @@ def _partial_lanes(stage: Stage, inner: tirx.IterVar, lanes: int) -> int:
         lanes_wanted = lanes
     else:
         lanes_wanted = lanes * _VECTORS
-    extent = int(inner.dom.extent) if is_const(inner.dom.extent) else 4 * lanes
+    extent = build.known(build.product(build.extents(group))) or 4 * lanes
     while lanes_wanted > 1 and lanes_wanted * 2 > extent:
         lanes_wanted //= 2
     return lanes_wanted if lanes_wanted >= 4 else 0
