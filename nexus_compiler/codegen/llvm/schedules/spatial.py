@@ -37,10 +37,10 @@ def write(stage: Stage, bound: dict[Any, Any], machine: Machine, *, parallel: bo
     kind = machine.kind(build.work(extents)) if parallel else "serial"
     if (crossing := _crossing(stage, groups)) is not None:
         return _blocked(extents, crossing, kind, element, machine)
-    return _rows(extents, machine, kind, element, _vectorisable(stage, groups))
+    return _rows(extents, machine, kind, element)
 
 
-def _rows(extents: Any, machine: Machine, kind: str, element: Any, lanes: int) -> tirx.Stmt:
+def _rows(extents: Any, machine: Machine, kind: str, element: Any) -> tirx.Stmt:
     """Loops in the order of the output, the last one long."""
     if not extents:
         return element([])
@@ -52,39 +52,17 @@ def _rows(extents: Any, machine: Machine, kind: str, element: Any, lanes: int) -
             *place, part = build.unflatten(flat, [*outer, count])
             size = tirx.min(build.number(_CHUNK), inner - part * _CHUNK)
             size = size if inner % _CHUNK else _CHUNK
-            return _line(size, lambda i: element([*place, part * _CHUNK + i]), lanes)
+            return build.loop(size, lambda i: element([*place, part * _CHUNK + i]), name="i")
 
         return build.loop(build.product([*outer, count]), chunk, kind, "chunk")
     if not outer:
-        return _line(inner, lambda i: element([i]), lanes)
+        return build.loop(inner, lambda i: element([i]), name="i")
 
     def row(flat: Any) -> tirx.Stmt:
         place = build.unflatten(flat, outer)
-        return _line(inner, lambda i: element([*place, i]), lanes)
+        return build.loop(inner, lambda i: element([*place, i]), name="i")
 
     return build.loop(build.product(outer), row, kind, "row")
-
-
-def _line(extent: Any, element: Any, lanes: int) -> tirx.Stmt:
-    """The innermost loop: vectors, then what is left; or as it is, for LLVM to make the best of."""
-    if lanes < 2 or (isinstance(extent, int) and extent < lanes):
-        return build.loop(extent, element, name="i")
-    whole = extent // lanes if isinstance(extent, int) else tirx.floordiv(extent, lanes)
-
-    def vector(i: Any) -> tirx.Stmt:
-        return build.loop(lanes, lambda v: element(i * lanes + v), "vectorized", "lane")
-
-    main = build.loop(whole, vector, name="vector")
-    rest = extent % lanes if isinstance(extent, int) else tirx.floormod(extent, lanes)
-    if isinstance(rest, int) and not rest:
-        return main
-    left = build.loop(rest, lambda i: element(whole * lanes + i), name="rest")
-    return build.sequence([main, left])
-
-
-def _vectorisable(stage: Stage, groups: list[Axes]) -> int:
-    """Lanes to vectorise the last group by; 0 where a plain loop is the better input for LLVM."""
-    return 0
 
 
 def _crossing(stage: Stage, groups: list[Axes]) -> int | None:
