@@ -215,6 +215,26 @@ def test_fuse_puts_an_epilogue_into_its_matmul() -> None:
     assert sorted(v.name_hint for v in after.functions) == ["fused_matmul_relu", "main"]
 
 
+def test_fuse_adds_what_is_picked_as_it_is_read() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(
+            table: R.Tensor((9, 4), "float32"),
+            place: R.Tensor((3,), "int64"),
+            x: R.Tensor((3, 4), "float32"),
+        ) -> R.Tuple(R.Tensor((3, 4), "float32")):
+            with R.dataflow():
+                picked = R.take(table, place, axis=0)
+                out = (R.add(picked, x),)
+                R.output(out)
+            return out
+
+    after = base.run(Before, (Legalize(), Fuse()))
+    names = {str(v.name_hint) for v in after.functions}
+    assert names == {"main", "fused_take_add"}
+
+
 def test_what_follows_from_weights_is_prepared_once() -> None:
     @I.ir_module
     class Before:
