@@ -98,12 +98,10 @@ def test_rows_of_a_layer_norm_stay_in_one_loop() -> None:
     assert len(loops) == 1
 
 
-@pytest.mark.parametrize("rows, columns", [(64, 96), (33, 40), (32, 64)])
+@pytest.mark.parametrize("rows, columns", [(64, 96), (33, 40), (32, 64), (31, 70)])
 def test_transpositions_in_squares(tmp_path: Path, rows: int, columns: int) -> None:
     shape = (3, rows, columns)
     turn = (0, 2, 1)
     (kernel,) = scheduled([shape], lambda x: op.permute_dims(x, list(turn)))
-    assert ("T.int64(4), T.int64(4), T.int64(8), T.int64(8))" in kernel.script()) == (
-        rows % 32 == columns % 32 == 0
-    )
+    assert ("T.Shuffle(" in kernel.script()) == (rows >= 32 and columns >= 32)
     check(tmp_path, [shape], lambda x: op.permute_dims(x, list(turn)), lambda x: x.transpose(turn))
