@@ -73,7 +73,7 @@ def test_only_where_a_panel_is_large_and_read_often() -> None:
     lines = blocks.blocks(96, 32, 32, 32, tiling, "float32", None)
     assert lines is not None and (lines.count, lines.steps) == (8, 12)  # of 32 steps each
     few = found(3072, 128, panels=2)
-    assert few is not None and few.group == 8  # cores need tasks
+    assert few is not None and few.group == 16  # cores need tasks, of 64 rows or more
 
 
 def test_divisions_of_a_reshape_that_no_subscript_reaches_are_gone() -> None:
