@@ -100,7 +100,7 @@ def _blocked(extents: Any, crossing: int, kind: str, element: Any, machine: Mach
         height = build.part(down, top, _BLOCK)
         width = build.part(across, left, _BLOCK)
         edge = build.loop(height, lambda i: build.loop(width, lambda j: cell(i, j)))
-        if not all(build.known(extent) for extent in (down, across)):
+        if not all((build.known(extent) or 0) >= _BLOCK for extent in (down, across)):
             return edge
         whole = ((top, down // _BLOCK, down % _BLOCK), (left, across // _BLOCK, across % _BLOCK))
         full = [at < count for at, count, rest in whole if build.known(rest)]
