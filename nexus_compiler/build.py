@@ -23,6 +23,7 @@ from nexus_compiler.passes.regions import Outlined, outline
 from nexus_compiler.store.door import OBJECTS, Store
 from nexus_compiler.store.opening import default_store
 from nexus_compiler.targets import TargetSpec
+from nexus_compiler.tuning import here
 from nexus_runtime.work import Work
 
 Progress = Callable[[str, int, int], None]
@@ -69,9 +70,8 @@ class Memory:
     def record(self, graph: Outlined, captured: CapturedGraph, lowering: Lowering) -> Record:
         """The regions of `graph` as data."""
         with self.lock:
-            return record(
-                graph, captured.signature, lowering.factors, captured.locations, self._nodes
-            )
+            factors = (*lowering.factors, *lowering.chosen)
+            return record(graph, captured.signature, factors, captured.locations, self._nodes)
 
 
 PROCESS = Memory()
@@ -80,7 +80,7 @@ PROCESS = Memory()
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """How to compile. None of these changes the artifact.
+    """How to compile. None of these but `tune` changes the artifact.
 
     Attributes:
         store: where regions, kernels and objects are kept; by default the user's cache directory,
@@ -91,6 +91,8 @@ class CompileOptions:
         progress: told how far the build is.
         memory: what was met before; by default by this process.
         told: called with every region, and whether its kernels were made before.
+        tune: seconds to measure, for each target, which kernels are the fastest where analysis is
+            not sure; 0: only to heed what was measured before; None: not even that.
     """
 
     store: Store = field(default_factory=default_store)
@@ -99,6 +101,18 @@ class CompileOptions:
     progress: Progress = lambda what, done, total: None
     memory: Memory = PROCESS
     told: RegionHook = lambda region, known: None
+    tune: float | None = None
+
+    def lowering(self, room: Room, target: TargetSpec) -> Lowering:
+        """What lowers for `target`, with what was measured where that counts.
+
+        Raises:
+            TargetError: nothing can be measured here for `target`.
+        """
+        made = self.memory.lowering(room, target)
+        if self.tune is None:
+            return made
+        return made.with_answers(here.records_for(self.store, target, room))
 
 
 def outlined(module: IRModule, target: TargetSpec, room: Room, options: CompileOptions) -> Outlined:
@@ -172,7 +186,9 @@ def build_pieces(
 ) -> Pieces:
     """Build `module`, which went through the common passes, up to the linker."""
     graph = outlined(module, target, room, options)
-    lowering = options.memory.lowering(room, target)
+    lowering = options.lowering(room, target)
+    if options.tune:
+        here.tune(graph, lowering, options.tune, options.progress)
     lowered: list[str] = []
     with _Objects(target, room, options) as objects:
         if room.region_passes(target):
@@ -189,7 +205,7 @@ def build_pieces(
         plan = room.cut(program, captured.signature, target, kernels)
         built = objects.of(plan)
     passes = (*pipelines.common(), *room.graph_passes(target), *room.region_passes(target))
-    factors = (*objects.factors, *base.factors(passes))
+    factors = (*objects.factors, *base.factors(passes), *lowering.chosen)
     anew = tuple(sorted(objects.built))
 
     def recorded() -> Record:

@@ -128,7 +128,7 @@ def regions(
     found: dict[str, Record] = {}
     for target, room in rooms:
         cut = outlined(module, target, room, options)
-        lowering = options.memory.lowering(room, target)
+        lowering = options.lowering(room, target)
         found[target.name] = options.memory.record(cut, graph, lowering)
     return found
 

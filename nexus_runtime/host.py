@@ -34,6 +34,23 @@ def cpu_features() -> frozenset[str]:
     return frozenset()
 
 
+@functools.cache
+def processor() -> str:
+    """The processor's name, as the system tells it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    told: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        told.setdefault(key.strip(), value.strip())
+    name = told.get("model name") or told.get("Hardware") or platform.machine()
+    # Virtual machines call all of a maker's processors by one name.
+    numbers = "-".join(told[key] for key in ("cpu family", "model", "stepping") if key in told)
+    return f"{name} ({numbers})" if numbers else name
+
+
 def unmet(requires: Requires) -> list[str]:
     """What `requires` asks for and this machine does not have, each as a phrase."""
     if requires.machine and requires.machine != machine():

@@ -21,7 +21,7 @@ Count = int | str | None
 number, and `p<i>_<axis>`, the size of the i-th argument along an axis; or None: not known."""
 
 
-class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One kernel, wherever it is called.
 
     Attributes:
@@ -32,6 +32,7 @@ class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         flops: additions, multiplications, comparisons and calls of functions (exp, ...) that the
             operators ask for; what a schedule computes twice counts once.
         bytes: of the elements that are read and written, each once.
+        tuned: what a measurement chose for it against analysis (`nexusc compile --tune`).
     """
 
     label: str
@@ -40,6 +41,7 @@ class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dtype: str
     flops: Count
     bytes: Count
+    tuned: str = ""
 
 
 class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "codegen": {"ir", "store", "passes", "targets", "frontend"},
     "verify": {"targets", "build", "codegen", "frontend", "ir", "passes", "pipeline", "store"},
     "profile": {"targets", "codegen"},
-    "build": {"targets", "codegen", "frontend", "ir", "passes", "store"},
+    "tuning": {"targets", "codegen", "ir", "passes", "store"},
+    "build": {"targets", "codegen", "frontend", "ir", "passes", "store", "tuning"},
     "planning": {"build", "targets", "codegen", "frontend", "ir", "passes", "store"},
     "collection": set(),
     "pipeline": {

@@ -42,6 +42,12 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     help="With --plan: leave with 1 where more regions would be built.",
 )
+@click.option(
+    "--tune",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Measure for so long which kernels are the fastest here; 0: heed what was measured.",
+)
 @options.store
 @options.JSON
 def compile_(
@@ -55,6 +61,7 @@ def compile_(
     only_plan: bool,
     against: Path | None,
     max_rebuilds: int | None,
+    tune: float | None,
     store_url: str | None,
     trust: tuple[Path, ...],
     sign: Path | None,
@@ -76,7 +83,8 @@ def compile_(
     begin = time.perf_counter()
     given = named.make()
     store = open_store(store_url, trust=trust, sign=sign)
-    settings: dict[str, Any] = {"hooks": [_dump_hook(dump_ir)] if dump_ir else [], "store": store}
+    settings: dict[str, Any] = {"store": store, "tune": tune}
+    settings["hooks"] = [_dump_hook(dump_ir)] if dump_ir else []
     if jobs:
         settings["jobs"] = jobs
     if only_plan:

@@ -62,7 +62,8 @@ def _text(plan: TargetPlan) -> str:
         f"about {console.seconds(total)} on one core"
     )
     columns = ("action", "places", "where", "operators", "time", "reason")
-    return f"{head}\n{console.table(columns, rows)}"
+    tuned = [f"measured: {label}: {choice}" for label, choice in plan.tuned.items()]
+    return "\n".join([head, console.table(columns, rows), *tuned])
 
 
 def _where(row: Planned) -> str:

@@ -83,10 +83,12 @@ def _work(target: str, work: Work) -> str:
     """Kernels by family, those without a schedule by name, and the memory of each function."""
     families = collections.Counter(kernel.family for kernel in work.kernels.values())
     naive = sorted({k.label for k in work.kernels.values() if k.family == NAIVE})
+    tuned = sorted((k for k in work.kernels.values() if k.tuned), key=lambda k: (k.label, k.shapes))
     lines = [
         f"kernels for {target}",
         *(f"  {name:<10}{count}" for name, count in sorted(families.items())),
         *(f"  not scheduled: {label}" for label in naive),
+        *(f"  measured: {k.label} {', '.join(k.shapes)}: {k.tuned}" for k in tuned),
     ]
     for name, memory in work.memory.items():
         more = f" and {memory.open} pieces of sizes that a call tells" if memory.open else ""

@@ -67,6 +67,22 @@ class Requirement:
     cure: str
 
 
+class Trial(Protocol):
+    """A few kernels that run by themselves."""
+
+    def draw(self, seed: int, copies: int) -> None:
+        """Draw arguments, so many sets of them, that trials of one question have in common."""
+        ...
+
+    def run(self, turn: int) -> None:
+        """Compute with one set of arguments, the next one in each turn."""
+        ...
+
+    def results(self) -> list[np.ndarray]:
+        """What is computed of the first set."""
+        ...
+
+
 class Room(Protocol):
     """What a room offers. `target` has been through `resolve` in all calls but that one."""
 
@@ -138,6 +154,16 @@ class Room(Protocol):
 
         Raises:
             TargetError: a tool that this needs is not installed.
+        """
+        ...
+
+    def trials(
+        self, modules: Sequence[IRModule], target: TargetSpec, setting: Threads
+    ) -> Sequence[Trial]:
+        """Kernels of one question (`codegen/choices.py`), lowered by several choices, to be timed.
+
+        Raises:
+            TargetError: they cannot run by themselves, or a tool that this needs is not installed.
         """
         ...
 

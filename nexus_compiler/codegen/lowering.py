@@ -13,17 +13,25 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import msgspec
 import tvm
 from tvm import IRModule, relax, tirx
 from tvm.ir import GlobalVar
-from tvm.s_tir.stmt import SBlockRealize
 
 from nexus_compiler.codegen import inline
+from nexus_compiler.codegen.choices import ANALYSIS, Choice, Choices, Question, given
 from nexus_compiler.codegen.door import Room
 from nexus_compiler.codegen.kernels import Kernel, named, rename, shared
+from nexus_compiler.codegen.lowered import (
+    Entry,
+    Lowered,
+    decode,
+    encode,
+    head,
+    kernel_key,
+    to_json,
+)
 from nexus_compiler.ir import serial
 from nexus_compiler.ir.calls import callees, operators
 from nexus_compiler.ir.fingerprint import Factor, Fingerprint
@@ -32,31 +40,29 @@ from nexus_compiler.passes import base
 from nexus_compiler.passes.regions import Outlined
 from nexus_compiler.store.door import KERNELS, REGIONS, Store
 from nexus_compiler.targets import TargetSpec
-from nexus_runtime.work import Kernel as Work
 
 
-@dataclass(frozen=True, eq=False)
-class Lowered:
-    """A region as calls of kernels: a function, and these by name."""
+class Answers(Protocol):
+    """What was measured."""
 
-    function: relax.Function
-    kernels: Mapping[str, Kernel]
-
-
-class _Entry(msgspec.Struct, frozen=True):
-    """What the store has of a region: TVM's JSON, and kernels' digests and descriptions by name."""
-
-    module: str
-    kernels: dict[str, tuple[str, Work]]
+    def of(self, question: str) -> Choice | None:
+        """What was chosen, by the digest of a question; None where nothing was measured."""
+        ...
 
 
 @dataclass(eq=False)
 class Lowering:
-    """Lowers for one target; the last `most` that it lowered stay in memory. Safe for threads."""
+    """Lowers for one target; the last `most` that it lowered stay in memory. Safe for threads.
+
+    With `answers` they choose between what analysis says and its alternatives; `taken` then tells
+    by the labels of questions where they chose another one.
+    """
 
     room: Room
     target: TargetSpec
     most: int = 8192
+    answers: Answers | None = None
+    taken: dict[str, str] = field(default_factory=dict[str, str])
     _lowered: dict[str, Lowered] = field(default_factory=dict[str, Lowered])
     _variables: dict[str, GlobalVar] = field(default_factory=dict[str, GlobalVar])
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -73,39 +79,103 @@ class Lowering:
         sources = (("compiler", compiler_digest()),)
         return (*self.room.versions, *self.target.factors(), *passes, *sources)
 
-    def fingerprint(self, region: Region) -> Fingerprint:
+    @property
+    def chosen(self) -> tuple[Factor, ...]:
+        """One factor more: what the answers chose for the regions that were lowered so far."""
+        said = "; ".join(f"{label}: {text}" for label, text in sorted(self.taken.items()))
+        return (("choices", said),) if said else ()
+
+    def with_answers(self, answers: Answers) -> Lowering:
+        """The same with answers; both remember what either lowers."""
+        return replace(self, answers=answers, taken={})
+
+    def fingerprint(self, region: Region, choices: Choices = ANALYSIS) -> Fingerprint:
         """The key of the kernels of `region`."""
-        return Fingerprint((("region", region.digest), *self.factors))
+        factors = self.factors
+        if choices.known:
+            named = dict(base.factors(self._led(choices)))
+            factors = tuple((name, named.get(name, value)) for name, value in factors)
+        return Fingerprint((("region", region.digest), *factors))
 
     def known(self, region: Region, store: Store) -> Lowered | None:
         """The kernels of `region`, if they were made before; builds nothing."""
-        fingerprint = self.fingerprint(region)
         with self._lock:
-            if (found := self._lowered.pop(fingerprint.digest, None)) is not None:
-                return self._keep(fingerprint, found)
-            payload = store.get(REGIONS, fingerprint)
-            if payload is None or (entry := _decode(payload)) is None:
-                return None
-            return self._keep(fingerprint, self._from_entry(entry, region, store))
+            return self._settled(region, lambda choices: self._known(region, store, choices))
 
     def region(self, region: Region, store: Store, hooks: Sequence[base.Hook] = ()) -> Lowered:
         """The kernels of `region`, from memory, from the store or by running the passes.
 
         They always run where there are `hooks`: whoever has any wants to see them.
         """
+
+        def lower(choices: Choices) -> Lowered:
+            found = None if hooks else self._known(region, store, choices)
+            return found or self._make(region, store, hooks, choices)
+
         with self._lock:
-            if not hooks and (found := self.known(region, store)) is not None:
-                return found
-            made = self._run(region, hooks)
-            fingerprint = self.fingerprint(region)
-            store.put(REGIONS, fingerprint, _encode(made, region))
-            for kernel in made.kernels.values():
-                store.put(KERNELS, _kernel_key(kernel.content), _to_json(kernel.load()))
-            light = {
-                name: self._light(kernel, region, store) for name, kernel in made.kernels.items()
-            }
-            self._keep(fingerprint, replace(made, kernels=light))
-            return made
+            made = self._settled(region, lower)
+        assert made is not None
+        return made
+
+    def questions(self, region: Region) -> list[Question]:
+        """What the passes ask about `region`; runs them, with the answers that are there."""
+        with self._lock:
+            met: list[Question] = []
+
+            def lower(choices: Choices) -> Lowered:
+                met.clear()
+                return self._run(region, (), choices, met)
+
+            self._settled(region, lower)
+            return met
+
+    def _settled(
+        self, region: Region, lower: Callable[[Choices], Lowered | None]
+    ) -> Lowered | None:
+        """What `lower` makes of choices that answer just the questions which they lead to.
+
+        The first answers, about calls, settle what is asked next, about their kernels.
+        """
+        choices = ANALYSIS
+        while (found := lower(choices)) is not None and self.answers is not None:
+            answers = {digest: self.answers.of(digest) for digest, _ in found.questions or ()}
+            now = Choices(tuple(sorted((d, c) for d, c in answers.items() if c and c.taken)))
+            if now == choices:
+                labels = dict(found.questions or ())
+                self.taken.update({labels[d]: choice.text for d, choice in choices.known})
+                break
+            choices = now
+        return found
+
+    def _known(self, region: Region, store: Store, choices: Choices) -> Lowered | None:
+        fingerprint = self.fingerprint(region, choices)
+        found = self._lowered.pop(fingerprint.digest, None)
+        if found is None:
+            payload = store.get(REGIONS, fingerprint)
+            if payload is None or (entry := decode(payload)) is None:
+                return None
+            found = self._from_entry(entry, region, store, choices)
+        found = self._keep(fingerprint, found)
+        asked = self.answers is None or found.questions is not None
+        return found if asked else None
+
+    def _make(
+        self, region: Region, store: Store, hooks: Sequence[base.Hook], choices: Choices
+    ) -> Lowered:
+        made = self._run(region, hooks, choices, [])
+        fingerprint = self.fingerprint(region, choices)
+        store.put(REGIONS, fingerprint, encode(made, region))
+        for kernel in made.kernels.values():
+            store.put(KERNELS, kernel_key(kernel.content), to_json(kernel.load()))
+        light = {
+            name: self._light(kernel, region, store, choices)
+            for name, kernel in made.kernels.items()
+        }
+        self._keep(fingerprint, replace(made, kernels=light))
+        return made
+
+    def _led(self, choices: Choices) -> Sequence[base.Pass]:
+        return [given(step, choices) for step in self.passes]
 
     def program(
         self,
@@ -148,13 +218,24 @@ class Lowering:
         module = IRModule(functions, attrs=outlined.module.attrs)
         return inline.regions(module, bodies), kernels
 
-    def _run(self, region: Region, hooks: Sequence[base.Hook]) -> Lowered:
+    def _run(
+        self,
+        region: Region,
+        hooks: Sequence[base.Hook],
+        choices: Choices = ANALYSIS,
+        met: list[Question] | None = None,
+    ) -> Lowered:
+        asked: list[Question] = [] if met is None else met
+        listens = self.answers is not None
+        passes = self._led(replace(choices, note=asked.append) if listens else choices)
         name = region.variable.name_hint
         function = region.function.with_attr("global_symbol", name)
-        module = base.run(IRModule({region.variable: function, **region.parts}), self.passes, hooks)
+        module = base.run(IRModule({region.variable: function, **region.parts}), passes, hooks)
         module, kernels = named(inline.halves(module), self._variables, self.room.describe)
         (function,) = (f for f in module.functions.values() if isinstance(f, relax.Function))
-        return Lowered(_private(function), kernels)
+        questions = {one.digest: one.label for one in asked}
+        told = tuple(sorted(questions.items())) if listens else None
+        return Lowered(_private(function), kernels, told)
 
     def _rest(
         self, outlined: Outlined, hooks: Sequence[base.Hook]
@@ -189,20 +270,20 @@ class Lowering:
             del self._lowered[next(iter(self._lowered))]
         return lowered
 
-    def _light(self, kernel: Kernel, region: Region, store: Store) -> Kernel:
+    def _light(self, kernel: Kernel, region: Region, store: Store, choices: Choices) -> Kernel:
         """`kernel` without its loops, which are read again if they are ever needed."""
 
         def load() -> tirx.PrimFunc:
-            found = store.get(KERNELS, _kernel_key(kernel.content))
+            found = store.get(KERNELS, kernel_key(kernel.content))
             if found is not None:
                 return serial.loads(found.decode())
             with self._lock:
                 # Whoever cleaned the store took it; a region makes the same kernels again.
-                return self._run(region, ()).kernels[kernel.name].load()
+                return self._run(region, (), choices).kernels[kernel.name].load()
 
-        return replace(kernel, head=_head(kernel.head), load=load)
+        return replace(kernel, head=head(kernel.head), load=load)
 
-    def _from_entry(self, entry: _Entry, region: Region, store: Store) -> Lowered:
+    def _from_entry(self, entry: Entry, region: Region, store: Store, choices: Choices) -> Lowered:
         module = serial.loads(entry.module)
         heads = {
             v.name_hint: (v, f) for v, f in module.functions.items() if v.name_hint in entry.kernels
@@ -210,50 +291,16 @@ class Lowering:
         renamed = {v: shared(self._variables, name, v) for name, (v, _) in heads.items()}
         (function,) = rename(module, renamed).values()
         kernels = {
-            name: self._light(Kernel(name, content, work, heads[name][1], _unloaded), region, store)
+            name: self._light(
+                Kernel(name, content, work, heads[name][1], _unloaded), region, store, choices
+            )
             for name, (content, work) in entry.kernels.items()
         }
-        return Lowered(_private(function), kernels)
+        return Lowered(_private(function), kernels, entry.questions)
 
 
 def _unloaded() -> tirx.PrimFunc:
     raise AssertionError("replaced by `_light`")
-
-
-def _encode(lowered: Lowered, region: Region) -> bytes:
-    functions: dict[GlobalVar, tvm.ir.BaseFunc] = {region.variable: lowered.function}
-    called = {v.name_hint: v for v in callees(lowered.function)}
-    for name, kernel in lowered.kernels.items():
-        functions[called[name]] = _head(kernel.head)
-    text = serial.dumps(IRModule(functions))
-    kernels = {name: (kernel.content, kernel.work) for name, kernel in lowered.kernels.items()}
-    return msgspec.json.encode(_Entry(text, kernels), order="deterministic")
-
-
-def _decode(payload: bytes) -> _Entry | None:
-    try:
-        return msgspec.json.decode(payload, type=_Entry)
-    except msgspec.DecodeError:
-        return None
-
-
-def _kernel_key(content: str) -> Fingerprint:
-    return Fingerprint((("content", content),))
-
-
-def _to_json(function: tirx.PrimFunc) -> bytes:
-    return serial.dumps(function).encode()
-
-
-def _head(kernel: tirx.PrimFunc) -> tirx.PrimFunc:
-    """A kernel that does nothing: those who call it look at no more than its parameters.
-
-    One that only reshapes stays as it is: TVM looks at its loops, and calls no kernel for it.
-    """
-    loops = isinstance(kernel.body, SBlockRealize)  # of nothing else it may be asked
-    if loops and relax.analysis.has_reshape_pattern(kernel):
-        return kernel
-    return tirx.PrimFunc(kernel.params, tirx.Evaluate(0), attrs=kernel.attrs)
 
 
 def _absent(name: str, function: relax.Function) -> relax.Function:

@@ -53,10 +53,14 @@ class Planned(msgspec.Struct, frozen=True):
 
 
 class TargetPlan(msgspec.Struct, frozen=True):
-    """What happens to the regions of one target, in the order of the graph."""
+    """What happens to the regions of one target, in the order of the graph.
+
+    `tuned` tells what measurements choose against analysis, as far as regions were made before.
+    """
 
     target: str
     regions: tuple[Planned, ...]
+    tuned: dict[str, str] = {}
 
     @property
     def rebuilds(self) -> int:
@@ -80,6 +84,8 @@ def plan_target(
         options: with the store that would be used.
         before: the regions of an earlier build, for reasons.
     """
+    for region in graph.regions.values():
+        lowering.known(region, options.store)  # tells what was chosen, which is a reason, too
     now = options.memory.record(graph, captured, lowering)
     reasons = _Reasons(before, now)
     pace = _pace(options.store)
@@ -93,7 +99,7 @@ def plan_target(
         _planned(by_digest[digest], place, count[digest], lowering, options.store, reasons, pace)
         for digest, place in first.items()
     ]
-    return TargetPlan(lowering.target.name, tuple(rows))
+    return TargetPlan(lowering.target.name, tuple(rows), dict(sorted(lowering.taken.items())))
 
 
 def _planned(
@@ -184,7 +190,7 @@ def plan_functions(
     spec, room = target
     rows: list[Planned] = []
     pace = _pace(options.store)
-    factors = options.memory.lowering(room, spec).factors
+    factors = options.lowering(room, spec).factors
     for entry in captured.signature.functions:
         alone = msgspec.structs.replace(captured.signature, functions=(entry,))
         (unit,) = room.cut(module, alone, spec, {}).units
@@ -229,7 +235,7 @@ def plan_graph(
         graph = outlined(module, target, room, options)
         earlier = before.get(target.name)
         if room.region_passes(target):
-            lowering = options.memory.lowering(room, target)
+            lowering = options.lowering(room, target)
             plans.append(plan_target(graph, captured, lowering, options, earlier))
         else:
             whole = plan_functions(graph.module, captured, (target, room), options, earlier)

@@ -7,7 +7,6 @@ threads and release of the compiler that the measuring kernels were built with.
 from __future__ import annotations
 
 import hashlib
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from nexus_runtime import files
+from nexus_runtime import files, host
 from nexus_runtime.errors import InternalError
 from nexus_runtime.threads import settle
 
@@ -58,7 +57,7 @@ def load(threads: int, *, again: bool = False) -> Roofline:
     Raises:
         InternalError: measuring failed.
     """
-    name = processor()
+    name = host.processor()
     path = _path(name, threads)
     known = _read(path)
     if known is not None and not again:
@@ -83,22 +82,6 @@ def _better(known: dict[_Key, float], found: dict[_Key, float]) -> dict[_Key, fl
 def default_threads() -> int:
     """How many threads a module has by default."""
     return settle().count
-
-
-def processor() -> str:
-    """The processor's name, as the system tells it."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or platform.machine()
-    told: dict[str, str] = {}
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        told.setdefault(key.strip(), value.strip())
-    name = told.get("model name") or told.get("Hardware") or platform.machine()
-    # Virtual machines call all of a maker's processors by one name.
-    numbers = "-".join(told[key] for key in ("cpu family", "model", "stepping") if key in told)
-    return f"{name} ({numbers})" if numbers else name
 
 
 def _path(name: str, threads: int) -> Path:

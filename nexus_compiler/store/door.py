@@ -1,8 +1,8 @@
 """The door that every store has, and the names of its buckets.
 
-A bucket holds results of one step of the compiler: regions' kernels, kernels, objects, and what was
-found when these were checked. An entry is found by the fingerprint of everything that it follows
-from, and says itself what that was.
+A bucket holds results of one step of the compiler: regions' kernels, kernels, objects, what was
+found when these were checked, and which of several kernels was measured to be the fastest. An entry
+is found by the fingerprint of everything that it follows from, and says itself what that was.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ REGIONS = "regions"
 KERNELS = "kernels"
 OBJECTS = "objects"
 PROOFS = "proofs"
-BUCKETS = (REGIONS, KERNELS, OBJECTS, PROOFS)
+TUNING = "tuning"
+BUCKETS = (REGIONS, KERNELS, OBJECTS, PROOFS, TUNING)
 
 
 @dataclass(frozen=True)

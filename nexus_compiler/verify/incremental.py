@@ -79,7 +79,7 @@ def verify_graph(
     pieces = build_pieces(module, captured, target, room, options)
     ready = time.perf_counter()
     ledger = proofs.Ledger(options.store)
-    lowering = options.memory.lowering(room, target)
+    lowering = options.lowering(room, target)
     kernels = RegionKernels(pieces, lowering, options, num_threads=num_threads)
     checks = _Checks(pieces, kernels, lowering.fingerprint, ledger, evaluator, everything, emulated)
     specs = [one for one in captured.signature.functions if one.name in inputs]

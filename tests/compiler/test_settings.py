@@ -14,6 +14,7 @@ from edit_settings import EditedRoom, option
 import nexus_compiler
 from nexus_compiler import pipeline, targets
 from nexus_compiler.build import CompileOptions, Memory, build_target, outlined
+from nexus_compiler.codegen.choices import Choice, Choices
 from nexus_compiler.codegen.door import Room, room_for
 from nexus_compiler.codegen.llvm.room import LlvmRoom
 from nexus_compiler.codegen.lowering import Lowering
@@ -39,6 +40,7 @@ HARMLESS = {
     "CompileOptions.progress": "who is told",
     "CompileOptions.memory": "what is not done twice",
     "CompileOptions.told": "who is told of regions",
+    "CompileOptions.tune": "what it changes are choices, which are options of passes",
 }
 # Passes over whole graphs have no part in keys: the regions that they leave are the key.
 SHOWN_BY_REGIONS = {"FuseAttention.largest_head": 2, "IntegerProducts.unsigned": False}
@@ -59,6 +61,8 @@ def changed(value: Any) -> Any:
         return f"{value}x"
     if isinstance(value, dict):
         return {**value, "another": 1}
+    if isinstance(value, Choices):
+        return Choices((*value.known, ("0" * 64, Choice.of({"tile": "8x2"}))))
     raise AssertionError(f"say here how a {type(value).__name__} changes")
 
 
@@ -198,6 +202,7 @@ def test_options_of_compilation_change_nothing(tmp_path: Path) -> None:
         "progress": lambda *said: told.append(said),
         "memory": Memory(),
         "told": lambda region, known: told.append(region),
+        "tune": 0,
     }
     names = [field.name for field in dataclasses.fields(CompileOptions)]
     assert {f"CompileOptions.{name}" for name in names} <= set(HARMLESS)

@@ -10,14 +10,19 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tvm
+from tvm import IRModule, tirx
 
-from nexus_compiler.codegen.door import Plan
+from nexus_compiler.codegen.door import Plan, Unit
+from nexus_compiler.codegen.kernels import name_of
 from nexus_compiler.codegen.llvm import link
+from nexus_compiler.codegen.llvm.trial import Trial
+from nexus_compiler.ir import canonical
 from nexus_compiler.targets import TargetSpec
 from nexus_runtime.executors.tvm_vm import TvmExecutor, load_library
 from nexus_runtime.signature import Signature
@@ -41,6 +46,46 @@ def open_program(
     for library in _LOADED.libraries(objects, target, setting):
         executable.mod.import_module(library)
     return TvmExecutor(executable.mod, signature, plan.steps)
+
+
+def open_trials(
+    modules: Sequence[IRModule],
+    target: TargetSpec,
+    setting: Threads,
+    build: Callable[[Unit], bytes],
+) -> list[Trial]:
+    """The kernels of `modules`, each built once, in one library that is loaded.
+
+    Raises:
+        TargetError: no linker for the target is installed.
+    """
+    objects: dict[str, bytes] = {}
+    called: list[dict[str, str]] = []
+    for module in modules:
+        names: dict[str, str] = {}
+        for variable, function in module.functions.items():
+            if isinstance(function, tirx.PrimFunc):
+                content, nameless = canonical.digest_and_nameless(function)
+                name = names[str(variable.name_hint)] = name_of(content)
+                own = nameless.with_attr("global_symbol", name)
+                if name not in objects:
+                    objects[name] = build(Unit(name, content.encode(), _Loop(own)))
+        called.append(names)
+    library = _load(objects, target, setting)
+    return [
+        Trial(module, {name: library[symbol] for name, symbol in names.items()})
+        for module, names in zip(modules, called, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """What `build` takes of a kernel."""
+
+    function: tirx.PrimFunc
+
+    def load(self) -> tirx.PrimFunc:
+        return self.function
 
 
 _Key = tuple[str, str, str, str]

@@ -9,18 +9,21 @@ Multiplication" (2008), whose B panels these are.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import tvm
 from tvm import IRModule, relax, te, tirx, topi
 
+from nexus_compiler.codegen.choices import ANALYSIS, Choices
 from nexus_compiler.codegen.llvm import (
     image_gradients,
     norms,
     pack_bytes,
     places,
     products,
+    questions,
     winograd,
 )
 from nexus_compiler.codegen.llvm.schedules import build, tiles
@@ -42,6 +45,7 @@ class LegalizePacked(Legalize):
         vector_bits: bits of one vector register.
         vector_registers: how many there are.
         dot: the instruction for products of bytes (`limits.dot` of the target).
+        choices: what was measured of calls.
     """
 
     name: ClassVar[str] = "legalize_packed"
@@ -49,6 +53,7 @@ class LegalizePacked(Legalize):
     vector_bits: int = 256
     vector_registers: int = 16
     dot: str = ""
+    choices: Choices = ANALYSIS
 
     def kernels(self, module: IRModule) -> dict[str, Legalization]:
         """Those of `Legalize`, and the packed products."""
@@ -60,7 +65,9 @@ class LegalizePacked(Legalize):
                 changing |= _following(found, _changing(function))
         machine = Machine(self.vector_bits, self.vector_registers, 0, self.dot)
         turned = products.transposed(module)
-        packed = {name: _packed(name, machine, known, changing, turned) for name in _KERNELS}
+        packed = {
+            name: _packed(name, machine, known, changing, turned, self.choices) for name in _KERNELS
+        }
         return (
             super().kernels(module)
             | packed
@@ -87,9 +94,10 @@ def _packed(
     known: set[relax.Var],
     changing: set[relax.Var],
     turned: dict[relax.Var, relax.Var],
+    choices: Choices,
 ) -> Legalization:
     def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-        x, weight = call.args
+        weight = call.args[1]
         if operator == "relax.nn.conv2d" and image_gradients.is_weight_gradient(call):
             return image_gradients.emit_weight_gradient(builder, call)
         if weight in known and pack_bytes.is_packable(operator, call):
@@ -98,32 +106,63 @@ def _packed(
             if operator == "relax.matmul" and products.reads_turned(call, turned):
                 return products.emit(builder, call, turned)
             return default(operator)(builder, call)
-        rows = build.known(build.product(list(call.ty.shape)[:-1]))
-        columns, dtype = int(weight.ty.shape[-1]), str(weight.ty.dtype)
-        width = tiles.choose(rows, columns, dtype, machine, pitch=_pitch(operator, call)).columns
-        if operator == "relax.nn.conv2d" and winograd.pays(call, changing=weight in changing):
-            return _by_winograd(builder, call, machine)
-        return builder.call_te(
-            _KERNELS[operator],
-            x,
-            builder.emit(builder.call_te(pack, weight, width)),
-            columns,
-            *_window(operator, call),
-            primfunc_name_hint=operator.rsplit(".", 1)[1],
-            primfunc_attrs=_EPILOGUES_FUSE,
+        if weight in changing:
+            first, *_ = _ways(operator, call, machine, changing=True).values()
+            return first(builder, call)
+        ways = _ways(operator, call, machine)
+        way = questions.guided_call(
+            choices,
+            LegalizePacked.name,
+            operator,
+            call,
+            lambda guide: guide.take("packing", ways),
         )
+        return way(builder, call)
 
     return legalize
 
 
-def _by_winograd(builder: relax.BlockBuilder, call: relax.Call, machine: Machine) -> relax.Expr:
+def _ways(
+    operator: str, call: relax.Call, machine: Machine, *, changing: bool = False
+) -> dict[str, Legalization]:
+    """The fork "packing": how wide tiles are, and of what; best first."""
+    weight = call.args[1].ty
+    rows = build.known(build.product(list(call.ty.shape)[:-1]))
+    columns, pitch = int(weight.shape[-1]), _pitch(operator, call)
+    found = tiles.candidates(rows, columns, str(weight.dtype), machine, pitch=pitch)
+    own = {
+        f"direct {one.vectors}": functools.partial(_direct, operator, one.columns)
+        for one in (found if rows else found[:1])
+    }
+    if operator != "relax.nn.conv2d" or not winograd.fits(call):
+        return own
+    pitch = int(weight.shape[-2]) * 4
+    count = winograd.tile_count(call)
+    found = tiles.candidates(count, columns, str(weight.dtype), machine, pitch=pitch)
+    others = {
+        f"winograd {one.vectors}": functools.partial(_by_winograd, one.columns) for one in found
+    }
+    return others | own if winograd.pays(call, changing=changing) else own | others
+
+
+def _direct(operator: str, width: int, builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    x, weight = call.args
+    return builder.call_te(
+        _KERNELS[operator],
+        x,
+        builder.emit(builder.call_te(pack, weight, width)),
+        int(weight.ty.shape[-1]),
+        *_window(operator, call),
+        primfunc_name_hint=operator.rsplit(".", 1)[1],
+        primfunc_attrs=_EPILOGUES_FUSE,
+    )
+
+
+def _by_winograd(width: int, builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     x, weight = call.args
     n, rows, columns, filters = (int(size) for size in call.ty.shape)
     padding = [int(p) for p in call.attrs.padding]
     values = builder.emit(builder.call_te(winograd.transformed, x, rows, columns, padding))
-    tile_count, channels = int(values.ty.shape[2]), int(values.ty.shape[3])
-    pitch = channels * 4
-    width = tiles.choose(tile_count, filters, str(weight.ty.dtype), machine, pitch=pitch).columns
     packed = builder.emit(builder.call_te(winograd.kernels, weight, winograd.matrix(), width))
     found = builder.emit(
         builder.call_te(winograd.products, values, packed, filters, primfunc_attrs=_EPILOGUES_FUSE)

@@ -10,7 +10,7 @@ import numpy as np
 import tvm
 from tvm import IRModule, tirx
 
-from nexus_compiler.codegen.door import Plan, Requirement, Unit
+from nexus_compiler.codegen.door import Plan, Requirement, Trial, Unit
 from nexus_compiler.codegen.kernels import Kernel
 from nexus_compiler.codegen.llvm import (
     donate,
@@ -141,6 +141,14 @@ class LlvmRoom:
     ) -> Executor:
         """Only kernels that this process has not loaded yet are linked."""
         return inprocess.open_program(plan, objects, signature, target, tvm_target(target), setting)
+
+    def trials(
+        self, modules: Sequence[IRModule], target: TargetSpec, setting: Threads
+    ) -> Sequence[Trial]:
+        """Equal kernels of several modules are built once."""
+        return inprocess.open_trials(
+            modules, target, setting, lambda unit: self.build(unit, target)
+        )
 
     def emulate(
         self,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from tvm import IRModule, s_tir, tirx
+from tvm.ir import GlobalVar
 
-from nexus_compiler.codegen.llvm import on_stack, vector_math, views, work
+from nexus_compiler.codegen.choices import ANALYSIS, Choices
+from nexus_compiler.codegen.llvm import on_stack, questions, vector_math, views, work
 from nexus_compiler.codegen.llvm.keep_nan import keep_nan, largest_of_nan
 from nexus_compiler.codegen.llvm.loosen import loosened
 from nexus_compiler.codegen.llvm.name_sizes import name_sizes
@@ -52,6 +54,7 @@ class Schedule(Pass):
             5 us it is left to its caller (`nexus_runtime/threads/pool.c`). So the limit is low, for
             the sake of costly elements: 32768 hyperbolic tangents take 190 us.
         dot: the instruction for products of bytes (`limits.dot` of the target).
+        choices: what was measured of kernels.
     """
 
     name: ClassVar[str] = "schedule"
@@ -61,17 +64,35 @@ class Schedule(Pass):
     vector_registers: int = 16
     parallel_work: int = 32768
     dot: str = ""
+    choices: Choices = ANALYSIS
 
     def apply(self, module: IRModule) -> IRModule:
         """Rewrite the kernels of `module`."""
         machine = Machine(self.vector_bits, self.vector_registers, self.parallel_work, self.dot)
         functions = {
-            variable: _accounted(function, machine)
+            variable: self._accounted(variable, function, machine)
             if isinstance(function, tirx.PrimFunc)
             else function
             for variable, function in module.functions.items()
         }
         return IRModule(functions, attrs=module.attrs)
+
+    def _accounted(
+        self, variable: GlobalVar, given: tirx.PrimFunc, machine: Machine
+    ) -> tirx.PrimFunc:
+        """One kernel, scheduled, with what it has to do as attributes."""
+        function = keep_nan(name_sizes(given))
+        made = questions.guided_kernel(
+            self.choices,
+            self.name,
+            variable,
+            function,
+            lambda guide: schedule(function, replace(machine, guide=guide)),
+        )
+        if made.attrs[work.FAMILY] not in _HAND_ON_NAN:
+            made = largest_of_nan(made)
+        finished = loosened(vector_math.expand(made))
+        return finished.with_attrs({**work.measure(function), on_stack.STACK: on_stack.MOST})
 
 
 def schedule(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
@@ -86,16 +107,6 @@ def schedule(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
             if scheduled is not None and _is_closed(scheduled):
                 return scheduled.with_attr(work.FAMILY, family.__module__.rpartition(".")[2])
     return initialise(function).with_attr(work.FAMILY, NAIVE)
-
-
-def _accounted(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
-    """One kernel, scheduled, with what it has to do as attributes."""
-    function = keep_nan(name_sizes(function))
-    scheduled = schedule(function, machine)
-    if scheduled.attrs[work.FAMILY] not in _HAND_ON_NAN:
-        scheduled = largest_of_nan(scheduled)
-    finished = loosened(vector_math.expand(scheduled))
-    return finished.with_attrs({**work.measure(function), on_stack.STACK: on_stack.MOST})
 
 
 def _is_closed(function: tirx.PrimFunc) -> bool:

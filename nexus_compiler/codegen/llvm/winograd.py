@@ -43,20 +43,28 @@ _MADE = 60  # of an element of a kernel, where each call has to transform it
 _GAIN = 1.25
 
 
+def fits(call: relax.Call) -> bool:
+    """Whether a convolution in NHWC order can be taken so."""
+    attrs, (high, wide, *_) = call.attrs, (int(n) for n in call.args[1].ty.shape)
+    steps = [int(n) for n in (*attrs.strides, *attrs.dilation)]
+    sizes = [build.known(n) for n in list(call.ty.shape)[:3]]
+    return (high, wide) == (TAPS, TAPS) and steps == [1] * 4 and all(sizes)
+
+
+def tile_count(call: relax.Call) -> int:
+    """Tiles of one that fits."""
+    n, rows, columns = (int(size) for size in list(call.ty.shape)[:3])
+    return n * -(-rows // RESULTS) * -(-columns // RESULTS)
+
+
 def pays(call: relax.Call, *, changing: bool = False) -> bool:
-    """Whether a convolution in NHWC order is worth it: small images only move larger kernels.
+    """Whether one that fits is worth it: small images only move larger kernels.
 
     `changing` kernels are transformed in each call.
     """
-    attrs, weight = call.attrs, call.args[1].ty
-    high, wide, channels, filters = (int(n) for n in weight.shape)
-    steps = [int(n) for n in (*attrs.strides, *attrs.dilation)]
-    sizes = [build.known(n) for n in list(call.ty.shape)[:3]]
-    if (high, wide) != (TAPS, TAPS) or steps != [1] * 4 or not all(sizes):
-        return False
-    n, rows, columns = (size or 0 for size in sizes)
-    pairs = channels * filters
-    tiles = n * -(-rows // RESULTS) * -(-columns // RESULTS)
+    channels, filters = (int(n) for n in list(call.args[1].ty.shape)[2:])
+    n, rows, columns = (int(size) for size in list(call.ty.shape)[:3])
+    pairs, tiles = channels * filters, tile_count(call)
     direct = pairs * TAPS * TAPS * (n * rows * columns + 4 * _BYTE)
     moved = tiles * (channels + filters) * TILE * TILE * _MOVED
     made = 4 * _BYTE + (_MADE if changing else 0)

@@ -24,7 +24,8 @@ from nexus_compiler.ir.sizes import text
 from nexus_runtime.work import Count, Kernel, Memory
 
 FAMILY, FLOPS, BYTES, DTYPE = "nexus.family", "nexus.flops", "nexus.bytes", "nexus.dtype"
-"""Attributes of scheduled kernels."""
+TUNED = "nexus.tuned"
+"""Attributes of scheduled kernels; the last of those for which a measurement chose."""
 _ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Max, tirx.Min, tirx.FloorDiv)
 # Calls that choose or relabel, but compute nothing.
 _ALLOCATE = "relax.vm.alloc_storage"
@@ -162,6 +163,7 @@ def describe(function: tirx.PrimFunc, name: str) -> Kernel:
         dtype=str(attribute(DTYPE) or ""),
         flops=number(FLOPS),
         bytes=number(BYTES),
+        tuned=str(attribute(TUNED) or ""),
     )
 
 

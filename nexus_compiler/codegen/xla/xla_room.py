@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tvm import IRModule, relax
 
-from nexus_compiler.codegen.door import Plan, Requirement, Unit
+from nexus_compiler.codegen.door import Plan, Requirement, Trial, Unit
 from nexus_compiler.codegen.kernels import Kernel
 from nexus_compiler.codegen.xla.program import Program, content
 from nexus_compiler.passes.base import Pass
@@ -157,6 +157,12 @@ class XlaRoom:
         platforms, _ = _options(target)
         used = {unit.name: objects[unit.name] for unit in plan.units}
         return jax_export.pack(platforms, plan.host, used)
+
+    def trials(
+        self, modules: Sequence[IRModule], target: TargetSpec, setting: Threads
+    ) -> Sequence[Trial]:
+        """Nobody asks: XLA makes its choices itself."""
+        raise NotImplementedError
 
     def emulate(
         self,

@@ -122,10 +122,29 @@ def blocks(
     size = tvm.DataType(dtype).bits // 8
     least = -(-extent * inner * tiling.columns * size // _PANEL)
     count = next((n for n in range(least, 2 * least + 1) if extent % n == 0), 1)
-    if count == 1:
+    return of(count, steps, down, panels, tiling, dtype, init)
+
+
+def of(
+    count: int, steps: Any, down: Any, panels: Any, tiling: Tiling, dtype: str, init: Any
+) -> Blocks | None:
+    """`count` blocks, whatever is gained; None for a single one."""
+    extent, tiles = build.known(steps), build.known(down)
+    if not extent or not tiles or count == 1:
         return None
     group = min(tiles, _GROUP)
     turns = build.known(panels) or _TASKS
     while group * tiling.rows > _FEW and turns * -(-tiles // group) < _TASKS:
         group = -(-group // 2)
     return Blocks(count, extent // count, group, tiling, dtype, init)
+
+
+def counts(steps: Any, down: Any, first: int) -> list[int]:
+    """Numbers of blocks around `first`: it, none, about half of it and about twice as many."""
+    extent, tiles = build.known(steps), build.known(down)
+    if not extent or not tiles or tiles < 2:
+        return [first]
+    even = [n for n in range(1, extent + 1) if extent % n == 0]
+    more = next((n for n in even if n >= 2 * first), first)
+    less = next((n for n in reversed(even) if 2 * n <= first), first)
+    return list(dict.fromkeys([first, 1, less, more]))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import tvm
+
+from nexus_compiler.codegen.choices import Guide
 
 
 @dataclass(frozen=True)
@@ -16,12 +18,14 @@ class Machine:
         vector_registers: how many registers there are.
         parallel_work: multiply-adds, or elements, from which on a kernel runs on all cores.
         dot: the instruction for products of bytes, one of those in `dot.py`.
+        guide: what was measured on it, of the kernel that is being scheduled.
     """
 
     vector_bits: int
     vector_registers: int
     parallel_work: int
     dot: str = ""
+    guide: Guide = field(default=Guide(), compare=False)
 
     def lanes(self, dtype: str) -> int:
         """Values of `dtype` in one register."""

@@ -13,8 +13,9 @@ from typing import Any
 import tvm
 from tvm import tirx
 
+from nexus_compiler.codegen.llvm.schedules import blocks as blocking
 from nexus_compiler.codegen.llvm.schedules import build, kernel, panel, spatial
-from nexus_compiler.codegen.llvm.schedules.blocks import Block, Blocks, blocks
+from nexus_compiler.codegen.llvm.schedules.blocks import Block, Blocks
 from nexus_compiler.codegen.llvm.schedules.kernel import Kernel
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.codegen.llvm.schedules.product import Product, recognise
@@ -115,20 +116,32 @@ class Writer:
 
     def _place(self, flat: Any, turns: list[Any], shared: Any) -> tuple[list[Any], Any]:
         """Which of `turns` and of the `shared` tiles task number `flat` computes."""
-        if self._form.groups is None:
+        if not self._rows_first(turns, shared):
             *place, number = build.unflatten(flat, [*turns, shared])
         else:
             # Several groups share a line of the left operand, which is the larger one.
             number, *place = build.unflatten(flat, [shared, *turns])
         return place, number
 
+    def _rows_first(self, turns: list[Any], shared: Any) -> bool:
+        """Whether all columns are made of some rows before the next rows are read."""
+        first = self._form.groups is not None
+        names = {"rows": True, "columns": False}
+        order = sorted(names, key=lambda name: names[name] != first)
+        sizes = [build.known(build.product(turns)) or 1, build.known(shared) or 1]
+        free = order if min(sizes) > 1 else order[:1]
+        return self._machine.guide.take("order", {name: names[name] for name in free})
+
     def _copies(self, down: Any) -> bool:
         """Whether a panel of the right operand is copied for the tiles that share it."""
+        if self._form.packed or not self._form.ordered:
+            return not self._form.packed
+        first = self._pays_to_copy(down)
+        free = [first, not first] if (build.known(down) or 1) > 1 else [first]
+        return self._machine.guide.take("panel", {"copied" if f else "read": f for f in free})
+
+    def _pays_to_copy(self, down: Any) -> bool:
         form, tiles = self._form, build.known(down)
-        if form.packed:
-            return False
-        if not form.ordered:
-            return True
         steps = build.known(build.product(build.extents(self._steps)))
         size = tvm.DataType(str(form.right.ty)).bits // 8
         if not steps or not tiles:
@@ -152,8 +165,11 @@ class Writer:
         if inner is None:
             return None
         lines, down = build.product(build.extents(self._lines)), build.product(shared)
-        init = self._form.stage.init
-        return blocks(lines, inner, down, across, self._tiling, self._dtype, init)
+        tiling, dtype, init = self._tiling, self._dtype, self._form.stage.init
+        first = blocking.blocks(lines, inner, down, across, tiling, dtype, init)
+        counts = blocking.counts(lines, down, 1 if first is None else first.count)
+        count = self._machine.guide.take("blocks", {str(n): n for n in counts})
+        return blocking.of(count, lines, down, across, tiling, dtype, init)
 
     def _in_blocks(
         self, found: Blocks, turns: list[Any], inner: list[Any], shared: list[Any], copied: bool

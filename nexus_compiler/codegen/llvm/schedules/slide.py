@@ -63,7 +63,10 @@ class _Writer:
         height = min(rows, 8)
         fits = [n for n in range(1, total + 1) if total % n == 0]
         good = [n for n in fits if n * self._pitch * height <= _STRIP]
-        return max(good, default=1)
+        first = max(good, default=1)
+        less = max((n for n in fits if n < first), default=first)
+        more = min((n for n in fits if n > first), default=first)
+        return self._machine.guide.take("band", {str(n): n for n in (first, less, more)})
 
     def function(self, original: tirx.PrimFunc) -> tirx.PrimFunc:
         """The whole kernel."""

@@ -18,6 +18,8 @@ _LATENCY, _PER_CYCLE = 4, 2
 SAME_LINES, ROWS_OF_SAME_LINES = 4096, 8
 _UNKNOWN = 64  # rows to choose for where their number is not known
 
+_ALTERNATIVES = 5  # tiles that are worth measuring
+
 Write = Callable[[Any, int], tirx.Stmt]
 """Writes what begins at a row or column and is so many high or wide."""
 
@@ -35,6 +37,11 @@ class Tiling:
         """Columns of a full tile."""
         return self.vectors * self.lanes
 
+    @property
+    def name(self) -> str:
+        """Rows by vectors."""
+        return f"{self.rows}x{self.vectors}"
+
 
 def choose(
     rows: int | None,
@@ -46,25 +53,44 @@ def choose(
     line: int = 1,
     pitch: int = 0,
 ) -> Tiling:
-    """The tile of least cost in a model of the two execution ports; None means known at run time.
+    """The tile of least cost; where all sizes are known, the fork "tile" of `candidates`."""
+    found = candidates(rows, columns, dtype, machine, width=width, line=line, pitch=pitch)
+    known = len(found) if rows and columns else 1
+    return machine.guide.take("tile", {one.name: one for one in found[:known]})
+
+
+def candidates(
+    rows: int | None,
+    columns: int | None,
+    dtype: str,
+    machine: Machine,
+    *,
+    width: int = 0,
+    line: int = 1,
+    pitch: int = 0,
+) -> list[Tiling]:
+    """Tiles by their costs in a model of the two execution ports; None means known at run time.
 
     Then rows are a power of two, since what is left over is cut in halves. A `width` other than 0
     is that of the tiles in which the right operand lies already; rows are a multiple of `line`.
     `pitch`: bytes from one row of the left operand to the next, 0 where that is not known.
     """
     lanes = machine.lanes(dtype)
-    best: tuple[float, Tiling] | None = None
+    found: list[tuple[float, Tiling]] = []
     widths = (-(-width // lanes),) if width else range(1, 9) if columns else (1,)
     for vectors in widths:
         most = (machine.vector_registers - 1 - vectors) // vectors
         if pitch and pitch % SAME_LINES == 0:
             most = min(most, ROWS_OF_SAME_LINES)
-        for height in _heights(rows, most, line):
-            tiling = Tiling(height, vectors, lanes)
-            cost = _cost(rows or _UNKNOWN, columns or _UNKNOWN, tiling)
-            if best is None or cost < best[0]:
-                best = (cost, tiling)
-    return best[1] if best else Tiling(line, max(1, width // lanes), lanes)
+        tilings = [Tiling(height, vectors, lanes) for height in _heights(rows, most, line)]
+        costs = [(_cost(rows or _UNKNOWN, columns or _UNKNOWN, one), one) for one in tilings]
+        found += sorted(costs, key=_by_cost)[: _ALTERNATIVES if width else 2]
+    best = [one for _, one in sorted(found, key=_by_cost)[:_ALTERNATIVES]]
+    return best or [Tiling(line, max(1, width // lanes), lanes)]
+
+
+def _by_cost(found: tuple[float, Tiling]) -> float:
+    return found[0]
 
 
 def _heights(rows: int | None, most: int, line: int) -> list[int]:

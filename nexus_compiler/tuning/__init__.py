@@ -1,0 +1,1 @@
+"""Measures where analysis is not sure which kernel is the fastest."""
