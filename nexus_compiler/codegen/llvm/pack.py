@@ -5,6 +5,10 @@
 Packing is a kernel of its own, so that `prepare_weights` runs it once at load: the artifact keeps
 the weights as the model has them. After Goto & van de Geijn, "Anatomy of High-Performance Matrix
 Multiplication" (2008), whose B panels these are.
+
+Products of one left operand (queries, keys and values; gate and up) stay apart. As one product and
+a split they took, on one thread, 0.97 to 1.04 of the time for 1 to 128 rows and widths from 64 to
+2048: each product is at the limit of the ports or of the memory by itself, and the split is a copy.
 """
 
 from __future__ import annotations
