@@ -14,7 +14,7 @@ from nexus_compiler import pipeline
 from nexus_compiler.build import CompileOptions, Memory, Pieces, build_pieces, link
 from nexus_compiler.codegen import package
 from nexus_compiler.collection import WithoutFullCollections
-from nexus_compiler.frontend import capture
+from nexus_compiler.frontend import CaptureMemory, capture
 from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_runtime import host, tensors, threads
 from nexus_runtime.artifact import Artifact
@@ -69,6 +69,7 @@ class Session:
         self._targets = tuple(targets)
         self._rooms = [pipeline.prepare(name) for name in pipeline.distinct(targets)]
         self._options = options or CompileOptions(memory=Memory())
+        self._captures = CaptureMemory()
         self._graph: CapturedGraph | None = None
         self._weights: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._lock = threading.RLock()
@@ -149,7 +150,13 @@ class Session:
         self._options.progress("capture", 0, 1)
         # The last graph lives until the next one has taken over the arrays that are the same.
         self._graph = capture(
-            model, args, kwargs, shapes=shapes, constants=constants, dynamic_shapes=dynamic_shapes
+            model,
+            args,
+            kwargs,
+            shapes=shapes,
+            constants=constants,
+            dynamic_shapes=dynamic_shapes,
+            memory=self._captures,
         )
         self._options.progress("capture", 1, 1)
         return self._graph

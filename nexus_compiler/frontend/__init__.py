@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,18 @@ import numpy as np
 from nexus_compiler.frontend.graph import CapturedGraph, Source
 from nexus_runtime.errors import CaptureError
 
-__all__ = ["CapturedGraph", "Source", "capture"]
+__all__ = ["CaptureMemory", "CapturedGraph", "Source", "capture"]
+
+
+@dataclass
+class CaptureMemory:
+    """What frontends keep of one capture for the next; each makes what it needs.
+
+    Attributes:
+        torch: layers that were traced (`nexus_compiler.frontend.torch.Memory`).
+    """
+
+    torch: Any = None
 
 
 def capture(
@@ -22,11 +34,13 @@ def capture(
     shapes: Mapping[str, Sequence[int | str | None]] | None = None,
     constants: Mapping[str, np.ndarray] | None = None,
     dynamic_shapes: Any = None,
+    memory: CaptureMemory | None = None,
 ) -> CapturedGraph:
     """Turn `model` into Relax; see `nexus_compiler.compile` for what it may be.
 
     A PyTorch module needs example inputs: `args` and `kwargs`; `dynamic_shapes` is as for
-    `torch.export.export`. The other frontends take neither.
+    `torch.export.export`. The other frontends take neither. With a `memory`, what is as it was in
+    an earlier capture is not traced again; the result is the same.
 
     Raises:
         CaptureError: no frontend takes it, or it cannot be read.
@@ -47,7 +61,11 @@ def capture(
     if any(cls.__module__.startswith("torch.") for cls in type(model).__mro__):
         from nexus_compiler.frontend import torch
 
-        return torch.capture(model, args, kwargs, dynamic_shapes=dynamic_shapes)
+        memory = memory or CaptureMemory()
+        memory.torch = memory.torch or torch.Memory()
+        return torch.capture(
+            model, args, kwargs, dynamic_shapes=dynamic_shapes, memory=memory.torch
+        )
     raise CaptureError(
         f"cannot capture a {type(model).__module__}.{type(model).__qualname__}",
         hint="pass the path of an ONNX file, an onnx.ModelProto, a torch.nn.Module "

@@ -9,5 +9,6 @@ Imports in this package are absolute: `torch` is PyTorch.
 """
 
 from nexus_compiler.frontend.torch.exported import capture
+from nexus_compiler.frontend.torch.parts import Memory
 
-__all__ = ["capture"]
+__all__ = ["Memory", "capture"]

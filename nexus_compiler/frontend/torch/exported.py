@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -18,11 +17,12 @@ from nexus_compiler.frontend.graph import CapturedGraph, Source
 from nexus_compiler.frontend.locations import innermost
 from nexus_compiler.frontend.torch import decompositions, guards, naming, recurrent, sizes
 from nexus_compiler.frontend.torch.importer import ROW, SEED, Importer
+from nexus_compiler.frontend.torch.parts import Memory, Parts
 from nexus_compiler.frontend.torch.values import as_array, dtype_name
 from nexus_runtime.errors import CaptureError, NexusError
 from nexus_runtime.signature import FunctionSpec, Signature, TensorSpec
 
-_TORCH = Path(torch.__file__).parent
+_TORCH, _HERE = Path(torch.__file__).parent, Path(__file__).parent
 _STATE = {OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION}
 
 
@@ -32,6 +32,7 @@ def capture(
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_shapes: Any = None,
+    memory: Memory | None = None,
 ) -> CapturedGraph:
     """Turn a PyTorch module into Relax.
 
@@ -45,21 +46,26 @@ def capture(
         args: example inputs; shapes and dtypes count, and what Python does with them.
         kwargs: example inputs by name.
         dynamic_shapes: as for `torch.export.export`; the names of its `Dim`s are kept.
+        memory: keeps layers for further captures, which do not trace them again (see `parts`).
 
     Raises:
         CaptureError: `torch.export` cannot trace the model.
         UnsupportedOperator: it holds operators that have no translation; all are listed.
     """
-    program = _export(model, tuple(args), dict(kwargs or {}), dynamic_shapes)
+    positional, named = tuple(args), dict(kwargs or {})
+    if isinstance(model, torch.export.ExportedProgram):
+        return _Capture(_decomposed(model), dynamic_shapes, None).graph("ExportedProgram")
+    parts = Parts(model, memory or Memory())
+    program = parts.export(lambda: _decomposed(_export(model, positional, named, dynamic_shapes)))
+    return _Capture(program, dynamic_shapes, parts).graph(type(model).__name__)
+
+
+def _decomposed(program: Any) -> Any:
     with _traceable():
-        program = program.run_decompositions(decompositions.table())
-    origin = model if isinstance(model, torch.nn.Module) else None
-    return _Capture(program, dynamic_shapes).graph(_source(program, origin))
+        return program.run_decompositions(decompositions.table())
 
 
 def _export(model: Any, args: Any, kwargs: Any, dynamic_shapes: Any) -> Any:
-    if isinstance(model, torch.export.ExportedProgram):
-        return model
     try:
         with _traceable(), recurrent.as_loops():
             return torch.export.export(
@@ -95,18 +101,13 @@ def _traceable() -> Generator[None]:
         torch._C._set_mkldnn_enabled(library)  # pyright: ignore
 
 
-def _source(program: Any, model: torch.nn.Module | None) -> Source:
-    code = program.graph_module.code.encode()
-    name = type(model).__name__ if model is not None else "ExportedProgram"
-    return Source("torch", name, hashlib.sha256(code).hexdigest())
-
-
 class _Capture:
     """One exported program on its way to Relax."""
 
-    def __init__(self, program: Any, dynamic_shapes: Any) -> None:
+    def __init__(self, program: Any, dynamic_shapes: Any, parts: Parts | None) -> None:
         self._program = program
         self._importer = Importer()
+        self._importer.parts = self._parts = parts
         self._inputs: list[tuple[relax.Var, TensorSpec]] = []
         self._weights: list[tuple[relax.Var, TensorSpec]] = []
         self._given: dict[torch.fx.Node, Any] = {}
@@ -115,12 +116,14 @@ class _Capture:
         self._locations: dict[str, str] = {}
         naming.name_dimensions(program, dynamic_shapes, self._importer.dims)
 
-    def graph(self, source: Source) -> CapturedGraph:
-        """The captured graph."""
+    def graph(self, name: str) -> CapturedGraph:
+        """The captured graph of the model called `name`."""
         self._placeholders()
         importer, program = self._importer, self._program
         # Before the graph: it makes sizes known that follow from data.
         conditions = guards.of_program(program, importer.dims)
+        for weight, node in self._parts.uses(program.graph) if self._parts else ():
+            self._locate(weight, node)
         built = importer.build(
             program.graph_module,
             self._given,
@@ -132,12 +135,16 @@ class _Capture:
         seeds = (TensorSpec(SEED, "uint32", ()), TensorSpec(ROW, "int64", ()))
         inputs = [spec for _, spec in self._inputs] + list(seeds if importer.seed else ())
         weights = [spec for _, spec in self._weights]
-        for name, (_, array) in importer.constants.items():
-            weights.append(TensorSpec(name, array.dtype.name, array.shape))
-            self._arrays[name] = array
+        for constant, (_, array) in importer.constants.items():
+            weights.append(TensorSpec(constant, array.dtype.name, array.shape))
+            self._arrays[constant] = array
         names = tuple(spec.name for spec in weights)
         entry = FunctionSpec("main", tuple(inputs), tuple(specs), names, updates, conditions)
         signature = Signature((entry,), tuple(weights))
+        importer.trace.update(
+            repr([(one.dtype, one.shape) for one in (*inputs, *weights)]).encode()
+        )
+        source = Source("torch", name, importer.trace.hexdigest())
         return CapturedGraph(built, signature, self._arrays, source, locations=self._locations)
 
     # Inputs
@@ -156,6 +163,9 @@ class _Capture:
         for node, spec in described:
             if spec.kind in {InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR}:
                 self._weight(node, spec.target, tied=spec.kind == InputKind.PARAMETER)
+                if self._parts:
+                    first = self._parts.names.get(spec.target, spec.target)
+                    self._importer.weights[first] = self._given[node]
             elif spec.kind != InputKind.USER_INPUT:
                 raise CaptureError(f"input '{node.name}' is a {spec.kind.name.lower()}")
 
@@ -181,16 +191,19 @@ class _Capture:
             # One parameter under two names stays one: under the first.
             place = (value.data_ptr(), value.dtype, value.shape, value.stride())
             target = self._tied.setdefault(place, target)
+        self._locate(target, node)
         if target in self._arrays:
             self._given[node] = next(v for v, s in self._weights if s.name == target)
             return
         pair = self._importer.variable(target, value)
         self._given[node] = pair[0]
         self._weights.append(pair)
-        for user in node.users:
-            if where := innermost(user.meta.get("stack_trace") or "", (_TORCH,)):
-                self._locations.setdefault(target, where)
         self._arrays[target] = np.array(as_array(value), order="C")
+
+    def _locate(self, weight: str, node: torch.fx.Node) -> None:
+        for user in node.users:
+            if where := innermost(user.meta.get("stack_trace") or "", (_TORCH, _HERE)):
+                self._locations.setdefault(weight, where)
 
     # Outputs
     def _order(self) -> list[int]:

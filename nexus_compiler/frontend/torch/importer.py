@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sympy
@@ -19,6 +20,10 @@ from nexus_compiler.frontend.torch.sizes import Dims
 from nexus_compiler.frontend.torch.values import as_array, dtype_name, tensor_constant
 from nexus_runtime.errors import CaptureError, InternalError, NexusError
 from nexus_runtime.signature import TensorSpec
+
+if TYPE_CHECKING:
+    from nexus_compiler.frontend.torch.cutting import Argument
+    from nexus_compiler.frontend.torch.parts import Parts
 
 CODE_ELEMENTS = 16
 """Up to so many elements a constant goes into the code; above, it is a parameter."""
@@ -38,6 +43,9 @@ class Importer:
         constants: arrays that became parameters: the variable and the array by name.
         seed: the inputs `seed` and `row`, made when the first random operator asks for them.
         streams: how many random operators there are.
+        weights: the variables of parameters and buffers, by their first names.
+        parts: layers that `nexus::part` puts in.
+        trace: a hash of all operators so far, in order, and what they are applied to.
     """
 
     def __init__(self) -> None:
@@ -51,6 +59,11 @@ class Importer:
         self._module: torch.nn.Module = torch.nn.Module()
         self._label = ""
         self.streams = 0
+        self.weights: dict[str, relax.Var] = {}
+        self.parts: Parts | None = None
+        self.trace = hashlib.sha256()
+        self._numbers: dict[Any, int] = {}
+        self._moved = ("", "")
 
     # Building
     def variable(self, spec_name: str, fake: Any) -> tuple[relax.Var, TensorSpec]:
@@ -135,6 +148,24 @@ class Importer:
         self._values.update(zip(placeholders, arguments))
         return self.run(module)
 
+    def play(self, key: str, path: str, values: Sequence[Any]) -> list[Any]:
+        """The operators of the part `key` on `values` and the weights of the layer at `path`."""
+        parts = self.parts
+        assert parts is not None  # its operators are in the graph
+        part = parts.found[key]
+
+        def given(argument: Argument) -> Any:
+            if isinstance(argument, str):
+                return self.weights[parts.names[f"{path}.{argument}"]]
+            return values[argument] if isinstance(argument, int) else argument
+
+        arguments = [given(one) for one in part.graph.arguments]
+        outer, self._moved = self._moved, (part.kind.path, path)
+        try:
+            return self.inline(part.graph, arguments)
+        finally:
+            self._moved = outer
+
     def _evaluate(self, node: torch.fx.Node) -> Any:
         if node.op == "get_attr":
             return self._attribute(node)
@@ -158,7 +189,8 @@ class Importer:
         return found
 
     def _translate(self, fx: torch.fx.Node) -> Any:
-        self._label = _label(fx)
+        self._label = _label(fx, *self._moved)
+        self._tell(fx)
         node = Node(fx, self)
         handler = support.higher_order(fx.target) or registry.find(fx.target)
         if handler is None:  # `support.check_operators` looks at all graphs first
@@ -178,6 +210,23 @@ class Importer:
             raise CaptureError(
                 f"{node} cannot be translated: {reason[-1]}", hint="please report this"
             ) from error
+
+    def _tell(self, fx: torch.fx.Node) -> None:
+        """Add an operator to `trace`: values by when they came first, so names are none of it."""
+        name = registry.name_of(fx.target) or str(fx.target)
+        if name not in {"nexus::border", "nexus::part"}:
+            given = self._told([*fx.args, *fx.kwargs.items()])
+            self.trace.update(f"{fx.target} {given}\n".encode())
+
+    def _told(self, argument: Any) -> str:
+        if isinstance(argument, list | tuple):
+            return f"({' '.join(map(self._told, argument))})"
+        value = self._values[argument] if isinstance(argument, torch.fx.Node) else argument
+        if isinstance(value, relax.Expr):
+            return f"%{self._numbers.setdefault(value, len(self._numbers))}"
+        if isinstance(value, list | tuple):
+            return self._told(value)
+        return "graph" if isinstance(value, torch.nn.Module) else str(sizes.plain(value))
 
     def _checked(self, fx: torch.fx.Node, value: Any, index: int | None) -> Any:
         """`value` bound to a variable of the type that PyTorch says it has.
@@ -240,11 +289,16 @@ class Importer:
         return self.seed[SEED], self.seed[ROW], self.streams - 1
 
 
-def _label(node: torch.fx.Node) -> str:
-    """A name for the results of `node`: the module that it is of, and its own name."""
+def _label(node: torch.fx.Node, traced: str, layer: str) -> str:
+    """A name for the results of `node`: the module that it is of, and its own name.
+
+    One that was traced in the module `traced` and is put into `layer` is of that.
+    """
     stack: dict[str, Any] = node.meta.get("nn_module_stack") or {}
     path = str(list(stack.values())[-1][0]) if stack else ""
     inner = re.sub(r"L\['self'\]|_modules|[\['\]]", "", path).strip(".")
+    if traced and f"{inner}.".startswith(f"{traced}."):
+        inner = layer + inner.removeprefix(traced)
     return _identifier(f"{inner}.{node.name}".strip("."))
 
 

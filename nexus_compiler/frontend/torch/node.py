@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nexus_compiler.frontend.torch.importer import Importer
 
 
-_LIBRARY = str(Path(torch.__file__).parent)
+_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
 class Node:
@@ -185,6 +185,6 @@ def where(fx: torch.fx.Node) -> str:
         for line, code in zip(lines, [*lines[1:], ""])
         if line.startswith("File ")
     ]
-    places = [place for place in places if _LIBRARY not in place] or places
+    places = [place for place in places if not any(one in place for one in _LIBRARIES)] or places
     parts = ([f" in module '{path}'"] if path else []) + ([f" at {places[-1]}"] if places else [])
     return ",".join(parts)

@@ -26,6 +26,7 @@ FAMILIES = (
     "matmul",
     "movement",
     "normalize",
+    "parts",
     "pool",
     "random",
     "recurrent",
