@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from tvm import IRModule, relax
 from tvm.ir import BaseFunc, GlobalVar
 
+from nexus_compiler.ir.bodies import replaced, with_body
 from nexus_compiler.passes.layers import is_layer
 from nexus_compiler.passes.prepare_weights import RUN
-from nexus_compiler.passes.weights import INPUTS, PREPARE, with_bindings
+from nexus_compiler.passes.weights import INPUTS, PREPARE
 
 
 def regions(module: IRModule, callees: Mapping[GlobalVar, relax.Function]) -> IRModule:
@@ -80,7 +81,7 @@ def _inlined(
         results[binding.var] = result
         return bindings
 
-    return _with_body(function, with_bindings(function, through))
+    return with_body(function, replaced(function, through))
 
 
 def _body(
@@ -114,8 +115,4 @@ def _joined(
         blocks[0] = relax.DataflowBlock([*bindings, *blocks[0].bindings])
     else:
         blocks.insert(0, relax.DataflowBlock(bindings))
-    return _with_body(whole, relax.SeqExpr(blocks, bound.body.body))
-
-
-def _with_body(function: relax.Function, body: relax.SeqExpr) -> relax.Function:
-    return relax.Function(function.params, body, function.ret_ty, function.is_pure, function.attrs)
+    return with_body(whole, relax.SeqExpr(blocks, bound.body.body))

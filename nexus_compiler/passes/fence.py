@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from tvm import IRModule, relax
 from tvm.relax.analysis import free_vars
 
+from nexus_compiler.ir.bodies import with_body
 from nexus_compiler.passes.base import Pass
 
 
@@ -29,12 +30,8 @@ class FenceSizes(Pass):
         updated = IRModule(dict(functions.items()), attrs=module.attrs)
         for variable, function in functions.items():
             if isinstance(function, relax.Function) and (body := _fenced(function.body)):
-                updated.update_func(variable, _with_body(function, body))
+                updated.update_func(variable, with_body(function, body))
         return relax.transform.Normalize()(updated)
-
-
-def _with_body(function: relax.Function, body: relax.Expr) -> relax.Function:
-    return relax.Function(function.params, body, function.ret_ty, function.is_pure, function.attrs)
 
 
 def _fenced(body: relax.Expr) -> relax.Expr | None:

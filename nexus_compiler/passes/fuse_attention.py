@@ -20,6 +20,7 @@ from tvm import IRModule, relax, tirx
 from tvm.ir import Op
 from tvm.ir.expr import GenericConst
 
+from nexus_compiler.ir.bodies import with_body
 from nexus_compiler.passes.base import Pass
 from nexus_compiler.passes.outline import outlined, tells_sizes
 
@@ -60,10 +61,7 @@ class FuseAttention(Pass):
             blocks = [self._block(updated, block, uses) for block in function.body.blocks]
             if any(new is not old for new, old in zip(blocks, function.body.blocks)):
                 body = relax.SeqExpr(blocks, function.body.body)
-                rewritten = relax.Function(
-                    function.params, body, function.ret_ty, function.is_pure, function.attrs
-                )
-                updated.update_func(variable, rewritten)
+                updated.update_func(variable, with_body(function, body))
         return relax.transform.Normalize()(updated)
 
     def _block(

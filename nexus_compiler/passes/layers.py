@@ -15,10 +15,11 @@ from typing import ClassVar
 from tvm import IRModule, relax
 from tvm.ir import BaseFunc, GlobalVar, Op
 
+from nexus_compiler.ir.bodies import with_block
 from nexus_compiler.ir.dataflow import Interner, Parts, read, sizes_in
 from nexus_compiler.ir.region import INPUTS, ClusterSignature, as_function, call
 from nexus_compiler.passes.base import Pass
-from nexus_compiler.passes.pieces import Pieces, with_bindings
+from nexus_compiler.passes.pieces import Pieces
 from nexus_compiler.passes.repeats import Repeat, Shape, Step, Steps, repeats
 
 LAYER = "nexus.layer"
@@ -138,7 +139,7 @@ def _with_calls(
         else:
             bindings += [node.binding for node in pieces.own[place]]
             place += 1
-    return with_bindings(pieces.function, bindings)
+    return with_block(pieces.function, bindings)
 
 
 def _layer(module: IRModule, repeat: Repeat, steps: Steps, pieces: Pieces) -> GlobalVar:

@@ -98,9 +98,3 @@ class Pieces:
             if place >= 0 and not self.clusters[place].is_opaque:
                 owner[position] = place
         return owner
-
-
-def with_bindings(function: relax.Function, bindings: Sequence[relax.Binding]) -> relax.Function:
-    """`function` with other bindings in its one dataflow block."""
-    body = relax.SeqExpr([relax.DataflowBlock(list(bindings))], function.body.body)
-    return relax.Function(function.params, body, function.ret_ty, function.is_pure, function.attrs)

@@ -19,6 +19,7 @@ from typing import ClassVar
 import tvm
 from tvm import IRModule, relax
 
+from nexus_compiler.ir.bodies import replaced
 from nexus_compiler.passes.base import Pass
 from nexus_compiler.passes.weights import (
     INPUTS,
@@ -26,7 +27,6 @@ from nexus_compiler.passes.weights import (
     bindings_of,
     partition,
     weights_of,
-    with_bindings,
 )
 
 RUN = "__run"
@@ -120,7 +120,7 @@ def _through_halves(
         relax.expr._update_type(call, binding.var.ty)
         return [prepared, *parts, relax.VarBinding(binding.var, call)]
 
-    body = with_bindings(function, through)
+    body = replaced(function, through)
     return relax.Function(function.params, body, function.ret_ty, True, function.attrs)
 
 
@@ -161,7 +161,7 @@ def _split(
     prepare = _add(module, name + PREPARE, _function(own, body, result.ty))
     fresh = [relax.Var(variable.name, variable.ty) for variable in prepared]
     gone = {binding.var for binding in early}
-    kept = with_bindings(function, lambda binding: [] if binding.var in gone else [binding])
+    kept = replaced(function, lambda binding: [] if binding.var in gone else [binding])
     # Variables of a dataflow block cannot be parameters.
     open_ = relax.Function([*prepared], kept, function.ret_ty)
     body = open_.bind_params(dict(zip(prepared, fresh))).body

@@ -14,11 +14,12 @@ from functools import cached_property
 from tvm import IRModule, relax
 from tvm.ir import GlobalVar
 
+from nexus_compiler.ir.bodies import with_block
 from nexus_compiler.ir.calls import callees
 from nexus_compiler.ir.dataflow import Node, Parts, read
 from nexus_compiler.ir.region import INPUTS, Region, RegionTable, call
 from nexus_compiler.passes.layers import is_layer
-from nexus_compiler.passes.pieces import Pieces, with_bindings
+from nexus_compiler.passes.pieces import Pieces
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class _Function:
             region = found.region
             bindings += call(region.variable, [*found.inputs, *found.weights], found.outputs)
             self._note(region, [str(variable.name) for variable in found.weights])
-        return with_bindings(pieces.function, bindings)
+        return with_block(pieces.function, bindings)
 
     def _note(self, region: Region, weights: Sequence[str]) -> None:
         name = str(region.variable.name_hint)

@@ -23,6 +23,7 @@ import tvm
 from tvm import IRModule, relax
 from tvm.ir import Op
 
+from nexus_compiler.ir.bodies import with_body
 from nexus_compiler.passes.base import Pass
 
 TURN, _PRODUCT = "relax.permute_dims", "relax.matmul"
@@ -66,7 +67,7 @@ def _function(function: tvm.ir.BaseFunc) -> relax.Function | None:
     if not any(new):
         return None
     body = relax.SeqExpr([n or o for n, o in zip(new, old)], function.body.body)
-    return relax.Function(function.params, body, function.ret_ty, function.is_pure, function.attrs)
+    return with_body(function, body)
 
 
 def _block(block: relax.BindingBlock) -> relax.BindingBlock | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tvm import relax
 from tvm.ir import GlobalVar, Op
@@ -34,18 +34,6 @@ def _is_straight(block: relax.BindingBlock) -> bool:
     return isinstance(block, relax.DataflowBlock) or all(
         isinstance(binding, relax.MatchCast) for binding in block.bindings
     )
-
-
-def with_bindings(
-    function: relax.Function, replace: Callable[[relax.Binding], list[relax.Binding]]
-) -> relax.SeqExpr:
-    """The body of `function` with others in place of each binding; its blocks stay."""
-    blocks: list[relax.BindingBlock] = []
-    for block in function.body.blocks:
-        made = [new for binding in block.bindings for new in replace(binding)]
-        kind = relax.DataflowBlock if isinstance(block, relax.DataflowBlock) else relax.BindingBlock
-        blocks.append(kind(made))
-    return relax.SeqExpr(blocks, function.body.body)
 
 
 def weights_of(function: relax.Function) -> list[relax.Var]:

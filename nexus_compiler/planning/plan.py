@@ -22,6 +22,7 @@ from nexus_compiler.store.door import OBJECTS, Store
 from nexus_compiler.targets import TargetSpec
 
 REUSE, BUILD = "reuse", "build"
+_NEVER = "never built for this target, as far as the store knows"
 _UNKNOWN_SECONDS = 0.1
 """For a kernel, where the store has none to compare with."""
 
@@ -165,7 +166,7 @@ class _Reasons:
     def of(self, place: Place) -> str:
         """Why the region of `place` is not in the store."""
         if self._before is None:
-            return "never built for this target, as far as the store knows"
+            return _NEVER
         if (found := self._changes.get(place.region)) is not None:
             return found
         return "; ".join(self._factors) or "the store no longer has it"
@@ -215,7 +216,7 @@ def plan_functions(
 
 def _why_whole(before: Record | None, factors: Sequence[Factor]) -> str:
     if before is None:
-        return "never built for this target, as far as the store knows"
+        return _NEVER
     return "; ".join(difference.factors(before.factors, dict(factors))) or "the function changed"
 
 

@@ -12,6 +12,7 @@ from tvm import IRModule, ir, relax, tirx
 from nexus_compiler.codegen.kernels import Kernel
 from nexus_compiler.codegen.llvm import views
 from nexus_compiler.codegen.llvm.schedules import kernel
+from nexus_compiler.ir.bodies import with_block
 from nexus_compiler.passes.base import Pass, entries
 from nexus_compiler.passes.weights import DONATED
 
@@ -75,10 +76,7 @@ class _Rewriter:
         if not isinstance(last.value, relax.Tuple):
             return function
         ordered = self._ordered(bindings, self._gifts(bindings, list(last.value.fields)))
-        body = relax.SeqExpr([relax.DataflowBlock([*ordered, last])], function.body.body)
-        return relax.Function(
-            function.params, body, function.ret_ty, function.is_pure, function.attrs
-        )
+        return with_block(function, [*ordered, last])
 
     def _views(self, bindings: list[Any]) -> dict[relax.Var, relax.Var]:
         """Variables whose memory may be that of another one, with that one."""

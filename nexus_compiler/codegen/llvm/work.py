@@ -20,6 +20,7 @@ from tvm.s_tir.stmt import SBlockRealize
 from tvm.sym import Analyzer, ConstIntBound
 
 from nexus_compiler.codegen.llvm.schedules.kernel import operator, substitute, variables
+from nexus_compiler.ir.calls import values
 from nexus_compiler.ir.sizes import text
 from nexus_runtime.work import Count, Kernel, Memory
 
@@ -191,21 +192,9 @@ def memory(module: IRModule) -> dict[str, Memory]:
 
 def _memory(function: relax.Function) -> Memory:
     sizes: list[Any] = []
-    for binding in _bindings(function.body):
-        value = binding.value
+    for value in values(function):
         if isinstance(value, relax.Call) and getattr(value.op, "name", "") == _ALLOCATE:
             size = value.args[0]
             sizes.append(size.values[0] if isinstance(size, relax.ShapeExpr) else None)
     fixed = [int(size) for size in sizes if isinstance(size, tirx.IntImm)]
     return Memory(fixed=sum(fixed), open=len(sizes) - len(fixed))
-
-
-def _bindings(body: Any) -> Iterator[relax.Binding]:
-    """Every binding, those of branches too."""
-    if isinstance(body, relax.SeqExpr):
-        for block in body.blocks:
-            for binding in block.bindings:
-                yield binding
-                if isinstance(binding.value, relax.If):
-                    yield from _bindings(binding.value.true_branch)
-                    yield from _bindings(binding.value.false_branch)
