@@ -95,16 +95,21 @@ def tune(
     assert isinstance(records, Records)
     times = collections.Counter(place.region for place in graph.places)
     known: dict[str, list[Question]] = {}
+    settled: set[str] = set()
 
     def ask() -> Mapping[str, tuple[Question, float]]:
         found: dict[str, tuple[Question, float]] = {}
         for name, region in graph.regions.items():
-            if name not in known or any(records.of(q.digest) is None for q in known[name]):
-                known[name] = lowering.questions(region)
-            for question in known[name]:
-                if records.of(question.digest) is None:
-                    often = found.get(question.digest, (question, 0.0))[1]
-                    found[question.digest] = (question, often + times[name])
+            if name in settled:
+                continue
+            # What was answered since may have brought up other kernels.
+            known[name] = lowering.questions(region)
+            open_ = [one for one in known[name] if records.of(one.digest) is None]
+            if not open_:
+                settled.add(name)
+            for question in open_:
+                often = found.get(question.digest, (question, 0.0))[1]
+                found[question.digest] = (question, often + times[name])
         return found
 
     ask()

@@ -16,6 +16,9 @@ _LATENCY, _PER_CYCLE = 4, 2
 # Addresses so far apart share the lines of a first cache (64 sets of 64 bytes in 8 to 12 ways):
 # more rows than ways would drive each other out (measured: 14 rows 122 GFLOP/s, 8 rows 161).
 SAME_LINES, ROWS_OF_SAME_LINES = 4096, 8
+# Rows from which on a vector of the right operand comes no slower from the second cache than it is
+# used (measured: 2 rows of 7 vectors took 1.7 times as long as 4 rows of 4).
+_FROM_AFAR = 4
 _UNKNOWN = 64  # rows to choose for where their number is not known
 
 _ALTERNATIVES = 5  # tiles that are worth measuring
@@ -106,6 +109,8 @@ def _cost(rows: int, columns: int, tiling: Tiling) -> float:
         for width, times in _parts(columns, tiling.columns):
             vectors = len(pieces(width, tiling.lanes))
             busy = max(height * vectors, height + vectors) / _PER_CYCLE
+            if rows >= _FROM_AFAR:
+                busy = max(busy, _FROM_AFAR * vectors / _PER_CYCLE)
             # Fewer loads where the sums take equally long, and fewer, larger tiles.
             total += many * times * (max(busy, _LATENCY) + 0.05 * (height + vectors) + 0.2)
     # Each left-over is one more copy of the code to compile and to keep in the cache.
