@@ -34,6 +34,29 @@ RegionHook = Callable[[Region, bool], None]
 """Called with a region, and whether its kernels were made before."""
 
 
+@dataclass
+class RegionCount:
+    """A `RegionHook` that counts.
+
+    Attributes:
+        new: the operators of each region whose kernels were not made before.
+        known: how many others there were.
+        further: is told, too.
+    """
+
+    new: list[str] = field(default_factory=list[str])
+    known: int = 0
+    further: RegionHook = lambda region, known: None
+
+    def __call__(self, region: Region, known: bool) -> None:
+        """Count a region."""
+        if known:
+            self.known += 1
+        else:
+            self.new.append(region.text)
+        self.further(region, known)
+
+
 @dataclass(eq=False)
 class Memory:
     """Regions and their kernels that were met by this process. Safe for many threads.

@@ -10,7 +10,7 @@ import numpy as np
 from tvm import IRModule
 
 from nexus_compiler import targets as target_table
-from nexus_compiler.build import CompileOptions, Progress, build_target, outlined
+from nexus_compiler.build import CompileOptions, Progress, RegionCount, build_target, outlined
 from nexus_compiler.codegen import package
 from nexus_compiler.codegen.door import Room, room_for
 from nexus_compiler.collection import WithoutFullCollections
@@ -24,7 +24,7 @@ from nexus_compiler.targets import TargetSpec
 from nexus_runtime.artifact import Artifact
 from nexus_runtime.errors import TargetError
 
-__all__ = ["CompileOptions", "Progress", "TargetPlan", "compile", "plan"]
+__all__ = ["CompileOptions", "Progress", "RegionCount", "TargetPlan", "compile", "plan"]
 
 
 @WithoutFullCollections()

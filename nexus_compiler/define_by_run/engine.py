@@ -9,7 +9,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from nexus_compiler.frontend.tracing.nodes import Graph
 from nexus_compiler.frontend.tracing.recorder import Recorder
 from nexus_runtime.errors import InternalError
 from nexus_runtime.module import Module
+
+if TYPE_CHECKING:
+    from nexus_compiler.pipeline import RegionCount
 
 CAPACITY = 1024
 """Skeletons of regions that are kept in memory."""
@@ -125,11 +128,9 @@ class Engine:
             pattern = regions.generalise(family.samples, dynamic=session.dynamic)
         pattern = pattern or regions.exact(found)
         begin = time.perf_counter()
-        pieces: list[tuple[str, bool]] = []
-        module, digest = self._build(session, graph, pattern, pieces)
+        module, digest, pieces = self._build(session, graph, pattern)
         record = _record(module, digest, graph, reason, cut, time.perf_counter() - begin)
-        new = tuple(operators for operators, known in pieces if not known)
-        record = replace(record, new=new, known=len(pieces) - len(new))
+        record = replace(record, new=tuple(pieces.new), known=pieces.known)
         session.report.compiles.append(record)
         compiled = Compiled(module, tuple(sorted(pattern.lifted)), record)
         family.variants.insert(0, (pattern, found, compiled))
@@ -137,27 +138,24 @@ class Engine:
         return compiled
 
     def _build(
-        self, session: Session, graph: Graph, pattern: Any, pieces: list[tuple[str, bool]]
-    ) -> tuple[Module, str]:
-        """The module of a region and its digest; `pieces` gets what the compiler cut it into."""
+        self, session: Session, graph: Graph, pattern: Any
+    ) -> tuple[Module, str, RegionCount]:
+        """The module of a region, its digest, and what the compiler cut it into."""
         from nexus_compiler.frontend.tracing import emission
         from nexus_compiler.ir import canonical
         from nexus_compiler.passes.differentiate import emit_gradients
-        from nexus_compiler.pipeline import CompileOptions, compile
+        from nexus_compiler.pipeline import CompileOptions, RegionCount, compile
 
         options: CompileOptions = session.options or CompileOptions()
-
-        def told(region: Any, known: bool) -> None:
-            pieces.append((region.text, known))
-            options.told(region, known)
+        pieces = RegionCount(further=options.told)
 
         captured = emission.capture(graph, pattern, emit_gradients)
         digest = canonical.digest(captured.module["main"])
         module = self._modules.get(digest)
         if module is None:
-            module = nexus_runtime.load(compile(captured, options=replace(options, told=told)))
+            module = nexus_runtime.load(compile(captured, options=replace(options, told=pieces)))
             self._modules[digest] = module
-        return module, digest
+        return module, digest, pieces
 
 
 def _reason(session: Session, family: _Family, found: Any) -> str:

@@ -20,8 +20,7 @@ from nexus_compiler.frontend.graph import CapturedGraph, Source
 from nexus_compiler.frontend.torch import sizes
 from nexus_compiler.frontend.torch.importer import ROW, SEED, Importer
 from nexus_compiler.frontend.torch.values import as_array, as_tensor, dtype_name
-from nexus_compiler.ir.region import Region
-from nexus_compiler.pipeline import CompileOptions, compile
+from nexus_compiler.pipeline import CompileOptions, RegionCount, compile
 from nexus_compiler.store.counting import CountingStore
 from nexus_compiler.store.local import LocalStore
 from nexus_compiler.store.opening import default_store
@@ -49,12 +48,8 @@ def compile_graph(
         return call, CompiledGraph.of(kind, module, time.perf_counter() - started, 0, 0)
     kept = default_store() if options.store is None else LocalStore(Path(options.store))
     store = CountingStore(kept)
-    regions: list[tuple[str, bool]] = []
-
-    def told(region: Region, known: bool) -> None:
-        regions.append((region.text, known))
-
-    settings = CompileOptions(store=store, told=told)
+    regions = RegionCount()
+    settings = CompileOptions(store=store, told=regions)
     if options.jobs is not None:
         settings = dataclasses.replace(settings, jobs=options.jobs)
     artifact = compile(
@@ -65,7 +60,8 @@ def compile_graph(
     loaded = Module(artifact, options.target, num_threads=options.num_threads)
     seconds = time.perf_counter() - started
     entry = CompiledGraph.of(kind, module, seconds, store.built, store.reused)
-    return _Call(trace, loaded), entry.with_regions(regions)
+    entry = dataclasses.replace(entry, new=tuple(regions.new), known=regions.known)
+    return _Call(trace, loaded), entry
 
 
 class _Trace:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -45,11 +45,6 @@ class CompiledGraph:
     ) -> CompiledGraph:
         """The record of a graph that was compiled."""
         return cls(kind, _operators(module), _inputs(module), seconds, built, reused)
-
-    def with_regions(self, regions: Sequence[tuple[str, bool]]) -> CompiledGraph:
-        """The same with its regions: the operators of each, and whether it was known."""
-        new = tuple(operators for operators, known in regions if not known)
-        return replace(self, new=new, known=len(regions) - len(new))
 
     @classmethod
     def eager(cls, kind: str, module: torch.fx.GraphModule, reason: str) -> CompiledGraph:
