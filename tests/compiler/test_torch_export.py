@@ -307,3 +307,15 @@ def test_narrow_floats_and_autocast(dtype: str, tol: float) -> None:
         )
         wanted = network(given).detach().float()
         np.testing.assert_allclose(found.astype(np.float32), wanted, rtol=tol, atol=tol)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16", "int8", "bool"])
+def test_transpositions_of_every_width(dtype: str) -> None:
+    class Turned(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x.permute(2, 0, 1).contiguous()
+
+    x = (torch.randn(2, 35, 48) * 3).to(getattr(torch, dtype))
+    module = nexus_runtime.load(nexus_compiler.compile(Turned(), args=(x,)))
+    (found,) = module.run("main", {"x": as_array(x)}).values()
+    np.testing.assert_array_equal(found, as_array(x.permute(2, 0, 1).contiguous()))

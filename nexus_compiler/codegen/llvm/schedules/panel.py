@@ -67,7 +67,9 @@ def fill(
 def _walks(form: Product) -> bool:
     """Whether neighbouring steps are neighbours in the right operand's memory."""
     right, (*_, last) = form.right, form.stage.reduced
-    if not isinstance(right, TensorLoad) or not right.indices[-1].same_as(last.var):
+    if not isinstance(right, TensorLoad) or not turn.moves(str(right.ty)):
+        return False
+    if not right.indices[-1].same_as(last.var):
         return False
     return last.var not in kernel.variables(list(right.indices[:-1]))
 

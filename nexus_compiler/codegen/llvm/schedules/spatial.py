@@ -143,6 +143,8 @@ def _in_squares(cell: Any, machine: Machine) -> tirx.Stmt:
 def _turned_lanes(store: tirx.BufferStore, machine: Machine) -> int:
     """The side of the squares in which a transposition is done; 0 where it is more than one."""
     value = store.value
-    if not isinstance(value, TensorLoad) or str(value.ty) == "bool" or is_const(value.indices[-1]):
+    if not isinstance(value, TensorLoad) or is_const(value.indices[-1]):
+        return 0
+    if not turn.moves(str(value.ty)):
         return 0
     return min(machine.lanes(str(value.ty)), _MOST_LANES)

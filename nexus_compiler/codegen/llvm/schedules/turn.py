@@ -21,6 +21,15 @@ Write = Callable[[int, Any], tirx.Stmt]
 """Stores a vector as the column number so and so of the square."""
 
 
+def moves(dtype: str) -> bool:
+    """Whether vectors of `dtype` can be kept under a name and shuffled.
+
+    TVM puts 16-bit integers in the place of bfloat16, but forgets the names; it has no vectors of
+    bool in memory.
+    """
+    return dtype not in {"bfloat16", "bool"}
+
+
 def square(lanes: int, read: Read, write: Write) -> tirx.Stmt:
     """Turn one square of `lanes` by `lanes` values; `lanes` is a power of two."""
     made: list[tirx.Stmt] = []
