@@ -10,6 +10,7 @@ import sympy
 import torch
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.utils import _pytree as pytree
 
 from nexus_compiler.frontend.torch import sizes
 
@@ -102,18 +103,10 @@ def _weights(
 def _late(node: torch.fx.Node) -> set[Any]:
     """The symbols of sizes that depend on data, in the result of a node."""
     found: set[Any] = set()
-    for value in _leaves(node.meta.get("val")):
+    for value in pytree.tree_leaves(node.meta.get("val")):
         if isinstance(value, torch.Tensor | torch.SymInt | torch.SymFloat | torch.SymBool):
             found |= free_unbacked_symbols(value)
     return found
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, list | tuple):
-        for one in value:
-            yield from _leaves(one)
-    else:
-        yield value
 
 
 def _copied(

@@ -129,7 +129,7 @@ class Parts:
 
     @contextlib.contextmanager
     def _watched(self) -> Generator[None]:
-        layers = [(path, layer) for path, layer in _layers(self._model)]
+        layers = list(_layers(self._model))
         _ACTIVE.append(self)
         try:
             for path, layer in layers:
@@ -150,11 +150,10 @@ class Parts:
         part = self._memory.get(key)
         if part is None and key in self._memory:
             return watched.original(*args, **kwargs)
-        kind = self._kinds.get(key) if part is None else part.kind
-        if kind is None:
+        if part is None and key not in self._kinds:
             return self._trace(watched, call, key)
         self._reused.add(key)
-        return _assembled(kind, torch.ops.nexus.part(call.tensors, key, watched.path))
+        return _assembled(self.kind(key), torch.ops.nexus.part(call.tensors, key, watched.path))
 
     def kind(self, key: str) -> Kind:
         """What is known of the layers of a key."""
@@ -179,7 +178,6 @@ class Parts:
 
     def _trace(self, watched: _Watched, call: Call, key: str) -> Any:
         layer = watched.layer
-        before = _identity(self._identities, layer)
         inputs = torch.ops.nexus.border(call.tensors, key, True)
         args, kwargs = call.on(inputs)
         held = [*layer.parameters(), *layer.buffers()]
@@ -199,7 +197,7 @@ class Parts:
             held_as != _versions(held)
             or not all(is_tensor(leaf) or isinstance(leaf, PLAIN) for leaf in leaves)
             or share_memory(results, held)
-            or before != _identity(self._identities, layer)
+            or key != self._key(layer, call)
         ):
             self._refuse(key)
             return made
