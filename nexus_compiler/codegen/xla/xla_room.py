@@ -162,7 +162,7 @@ class XlaRoom:
         self, modules: Sequence[IRModule], target: TargetSpec, setting: Threads
     ) -> Sequence[Trial]:
         """Nobody asks: XLA makes its choices itself."""
-        raise NotImplementedError
+        raise TargetError(f"'{target.name}' has no kernels of ours that could be timed")
 
     def emulate(
         self,

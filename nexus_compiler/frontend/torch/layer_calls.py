@@ -15,47 +15,58 @@ PLAIN = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True)
-class Call:
-    """The arguments of a call.
+class Bundle:
+    """Tensors and plain values in whatever holds them.
 
     Attributes:
-        tensors: those that are tensors, each once.
+        tensors: the tensors, each once.
         leaves: all of them: places among `tensors`, or plain values in a tuple of one.
         spec: how they are put together.
-        told: what decides how a layer is traced on them.
-        symbolic: whether sizes of theirs are symbols.
     """
 
     tensors: list[torch.Tensor]
     leaves: tuple[int | tuple[Any], ...]
     spec: Any
-    told: str
-    symbolic: bool
 
     @classmethod
-    def of(cls, args: Any, kwargs: Any) -> Call | None:
-        """The description of a call; None where it has other things than tensors and values."""
-        if not _is_simple((args, kwargs)):
-            return None
-        leaves, spec = pytree.tree_flatten((args, kwargs))
+    def of(cls, value: Any) -> Bundle:
+        """What `value` is made of."""
+        leaves, spec = pytree.tree_flatten(value)
         tensors = list({id(leaf): leaf for leaf in leaves if is_tensor(leaf)}.values())
-        if not tensors:
-            return None
         places = {id(tensor): place for place, tensor in enumerate(tensors)}
         told = tuple(places[id(leaf)] if is_tensor(leaf) else (leaf,) for leaf in leaves)
-        text = repr((told, str(spec), [_described(tensor) for tensor in tensors]))
-        return cls(tensors, told, spec, text, any(map(has_symbols, tensors)))
+        return cls(tensors, told, spec)
 
     def on(self, tensors: Sequence[torch.Tensor]) -> Any:
-        """`args` and `kwargs` with other tensors."""
-        leaves = [one[0] if isinstance(one, tuple) else tensors[one] for one in self.leaves]
-        return pytree.tree_unflatten(leaves, self.spec)
+        """The same with other tensors."""
+        return pytree.tree_unflatten(self._filled(tensors), self.spec)
 
-    def is_of(self, args: Any, kwargs: Any, tensors: Sequence[torch.Tensor]) -> bool:
-        """Whether lists and dicts in the arguments still hold what they held."""
-        leaves, spec = pytree.tree_flatten((args, kwargs))
-        told = [one[0] if isinstance(one, tuple) else tensors[one] for one in self.leaves]
-        return spec == self.spec and all(a is b for a, b in zip(leaves, told))
+    def holds(self, value: Any, tensors: Sequence[torch.Tensor]) -> bool:
+        """Whether `value`, which was made by `on`, still holds what it held."""
+        leaves, spec = pytree.tree_flatten(value)
+        return spec == self.spec and all(a is b for a, b in zip(leaves, self._filled(tensors)))
+
+    def is_plain(self) -> bool:
+        """Whether there is nothing but tensors and plain values."""
+        return all(isinstance(one, int) or isinstance(one[0], PLAIN) for one in self.leaves)
+
+    def has_symbols(self) -> bool:
+        """Whether a size in it is a symbol."""
+        return any(free_symbols(tensor) for tensor in self.tensors)
+
+    def _filled(self, tensors: Sequence[torch.Tensor]) -> list[Any]:
+        return [one[0] if isinstance(one, tuple) else tensors[one] for one in self.leaves]
+
+
+def arguments(args: Any, kwargs: Any) -> Bundle | None:
+    """What a layer is called with; None where that is more than tensors and plain values."""
+    found = Bundle.of((args, kwargs)) if _is_simple((args, kwargs)) else None
+    return found if found is not None and found.tensors else None
+
+
+def described(given: Bundle) -> str:
+    """What of its arguments decides how a layer is traced."""
+    return repr((given.leaves, str(given.spec), [_described(tensor) for tensor in given.tensors]))
 
 
 def is_tensor(value: Any) -> bool:
@@ -74,11 +85,6 @@ def _is_simple(value: Any) -> bool:
 def _described(tensor: torch.Tensor) -> Any:
     sizes = [str(size) for size in (*tensor.shape, *tensor.stride())]
     return sizes, tensor.dtype, tensor.device, tensor.requires_grad
-
-
-def has_symbols(tensor: torch.Tensor) -> bool:
-    """Whether a size of `tensor` is a symbol."""
-    return bool(free_symbols(tensor))
 
 
 def share_memory(results: Sequence[torch.Tensor], held: Sequence[torch.Tensor]) -> bool:

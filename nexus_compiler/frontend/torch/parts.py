@@ -21,17 +21,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from nexus_compiler.frontend.torch import cutting
 from nexus_compiler.frontend.torch.identity import Identities
-from nexus_compiler.frontend.torch.layer_calls import (
-    PLAIN,
-    Call,
-    has_symbols,
-    is_tensor,
-    share_memory,
-)
+from nexus_compiler.frontend.torch.layer_calls import Bundle, arguments, described, share_memory
 from nexus_compiler.frontend.torch.registry import op
 
 if TYPE_CHECKING:
@@ -49,16 +42,12 @@ class Kind:
 
     Attributes:
         path: name of the layer that was traced.
-        leaves: what it returns: places among `tensors`, or plain values in a tuple of one.
-        tensors: the tensors that it returns, each once.
-        spec: how the leaves are put together.
+        made: what it returns.
         symbolic: whether its sizes are symbols, which mean nothing in another capture.
     """
 
     path: str
-    leaves: tuple[int | tuple[Any], ...]
-    tensors: tuple[torch.Tensor, ...]
-    spec: Any
+    made: Bundle
     symbolic: bool
 
 
@@ -118,6 +107,7 @@ class Parts:
         """What `export` makes of the model; it is called again where a layer was taken wrongly."""
         while True:
             self._kinds.clear()
+            self.found.clear()
             self._reused.clear()
             self._wrong = False
             with self._watched():
@@ -143,7 +133,7 @@ class Parts:
     # While the model is traced
     def call(self, watched: _Watched, args: Any, kwargs: Any) -> Any:
         """The layer's result: by its own code, or as an operator."""
-        call = Call.of(args, kwargs)
+        call = arguments(args, kwargs)
         key = None if call is None else self._key(watched.layer, call)
         if call is None or key is None or key in self._whole:
             return watched.original(*args, **kwargs)
@@ -152,13 +142,15 @@ class Parts:
             return watched.original(*args, **kwargs)
         if part is None and key not in self._kinds:
             return self._trace(watched, call, key)
+        if part is not None:
+            self.found[key] = part
         self._reused.add(key)
-        return _assembled(self.kind(key), torch.ops.nexus.part(call.tensors, key, watched.path))
+        tensors = torch.ops.nexus.part(call.tensors, key, watched.path)
+        return self.kind(key).made.on(tensors)
 
     def kind(self, key: str) -> Kind:
         """What is known of the layers of a key."""
-        part = self._memory.get(key)
-        return self._kinds[key] if part is None else part.kind
+        return self.found[key].kind if key in self.found else self._kinds[key]
 
     def uses(self, graph: torch.fx.Graph) -> Iterator[tuple[str, torch.fx.Node]]:
         """The weights of the layers that parts of `graph` stand for, with their placeholders."""
@@ -168,45 +160,41 @@ class Parts:
                 for name, placeholder in self.found[key].graph.weights():
                     yield self.names[f"{path}.{name}"], placeholder
 
-    def _key(self, layer: torch.nn.Module, call: Call) -> str | None:
+    def _key(self, layer: torch.nn.Module, call: Bundle) -> str | None:
         identity = _identity(self._identities, layer)
         if identity is None:
             return None
         state = hashlib.sha256(identity)
-        state.update(repr((call.told, _settings())).encode())
+        state.update(repr((described(call), _settings())).encode())
         return state.hexdigest()
 
-    def _trace(self, watched: _Watched, call: Call, key: str) -> Any:
+    def _trace(self, watched: _Watched, call: Bundle, key: str) -> Any:
         layer = watched.layer
         inputs = torch.ops.nexus.border(call.tensors, key, True)
         args, kwargs = call.on(inputs)
         held = [*layer.parameters(), *layer.buffers()]
         given_as, held_as = _versions(inputs), _versions(held)
         made = watched.original(*args, **kwargs)
-        leaves, spec = pytree.tree_flatten(made)
-        results = list({id(leaf): leaf for leaf in leaves if is_tensor(leaf)}.values())
+        results = Bundle.of(made)
         if (
-            not call.is_of(args, kwargs, inputs)
+            not call.holds((args, kwargs), inputs)
             or given_as != _versions(inputs)
-            or share_memory(results, inputs)
+            or share_memory(results.tensors, inputs)
         ):
             self._refuse(key)
             self._wrong = True  # what it wrote to, or shows, is a copy
             return made
         if (
             held_as != _versions(held)
-            or not all(is_tensor(leaf) or isinstance(leaf, PLAIN) for leaf in leaves)
-            or share_memory(results, held)
+            or not results.is_plain()
+            or share_memory(results.tensors, held)
             or key != self._key(layer, call)
         ):
             self._refuse(key)
             return made
-        places = {id(leaf): place for place, leaf in enumerate(results)}
-        told = tuple(places[id(leaf)] if is_tensor(leaf) else (leaf,) for leaf in leaves)
-        symbolic = call.symbolic or any(map(has_symbols, results))
-        kind = Kind(watched.path, told, tuple(results), spec, symbolic)
-        self._kinds[key] = kind
-        return _assembled(kind, torch.ops.nexus.border(results, key, False))
+        symbolic = call.has_symbols() or results.has_symbols()
+        self._kinds[key] = Kind(watched.path, results, symbolic)
+        return results.on(torch.ops.nexus.border(results.tensors, key, False))
 
     def _refuse(self, key: str) -> None:
         self._whole.add(key)
@@ -227,9 +215,6 @@ class Parts:
             self.found[key] = Part(kind, cut)
             if not kind.symbolic:
                 self._memory.put(key, self.found[key])
-        for key in self._reused - self._kinds.keys():
-            if part := self._memory.get(key):
-                self.found[key] = part
 
 
 _ACTIVE: list[Parts] = []
@@ -261,7 +246,7 @@ def _fake_border(values: Sequence[torch.Tensor], key: str, enters: bool) -> list
 @torch.library.register_fake("nexus::part", lib=_LIBRARY)
 def _fake_part(values: Sequence[torch.Tensor], key: str, path: str) -> list[torch.Tensor]:
     del values, path
-    return [_like(value) for value in _ACTIVE[-1].kind(key).tensors]
+    return [_like(value) for value in _ACTIVE[-1].kind(key).made.tensors]
 
 
 @op("nexus::border")
@@ -278,11 +263,6 @@ def part(node: Node) -> list[Any]:
 
 def _like(value: torch.Tensor) -> torch.Tensor:
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
-
-
-def _assembled(kind: Kind, tensors: Sequence[torch.Tensor]) -> Any:
-    leaves = [one[0] if isinstance(one, tuple) else tensors[one] for one in kind.leaves]
-    return pytree.tree_unflatten(leaves, kind.spec)
 
 
 def _layers(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
