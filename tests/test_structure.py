@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "ir": set(),
     "passes": {"ir"},
     "store": {"ir"},
-    "training": {"frontend", "passes"},
+    "training": {"frontend", "ir", "passes"},
     "targets": set(),
     "codegen": {"ir", "store", "passes", "targets", "frontend"},
     "verify": {"targets", "build", "codegen", "frontend", "ir", "passes", "pipeline", "store"},

@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TextIO
 
 import click
@@ -102,7 +103,13 @@ def _run(arguments: list[str]) -> int:
         return _report(error.message, error.hint, error.exit_status, arguments)
     except Exception as error:
         hint = "this is a fault of nexusc; run `nexusc --debug …` and report what it prints"
-        return _report(f"{type(error).__name__}: {error}", hint, 2, arguments)
+        return _report(f"{type(error).__name__}: {error} ({_place(error)})", hint, 2, arguments)
+
+
+def _place(error: Exception) -> str:
+    """Where `error` was raised: what happens once in a thousand runs cannot be asked for again."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{'/'.join(Path(last.filename).parts[-3:])}:{last.lineno}, in {last.name}"
 
 
 def _warn(

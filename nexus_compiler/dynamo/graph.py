@@ -20,6 +20,7 @@ from nexus_compiler.frontend.graph import CapturedGraph, Source
 from nexus_compiler.frontend.torch import sizes
 from nexus_compiler.frontend.torch.importer import ROW, SEED, Importer
 from nexus_compiler.frontend.torch.values import as_array, as_tensor, dtype_name
+from nexus_compiler.ir.one_thread import one_thread
 from nexus_compiler.pipeline import CompileOptions, RegionCount, compile
 from nexus_compiler.store.counting import CountingStore
 from nexus_compiler.store.local import LocalStore
@@ -133,6 +134,7 @@ class _Trace:
         origin = ("input", self.placeholders.index(base)) if given else self._tensor(base)
         return "view", (origin, view)
 
+    @one_thread
     def captured(self, kind: str) -> CapturedGraph:
         """The graph in Relax; its inputs are called as the placeholders are."""
         importer = Importer()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nexus_compiler.frontend.graph import CapturedGraph, Source
+from nexus_compiler.ir.one_thread import one_thread
 from nexus_runtime.errors import CaptureError
 
 __all__ = ["CaptureMemory", "CapturedGraph", "Source", "capture"]
@@ -26,6 +27,7 @@ class CaptureMemory:
     torch: Any = None
 
 
+@one_thread
 def capture(
     model: Any,
     args: Sequence[Any] = (),

@@ -15,6 +15,7 @@ from typing import ClassVar
 from tvm import IRModule, relax
 
 from nexus_compiler.ir import law
+from nexus_compiler.ir.one_thread import one_thread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,7 @@ Hook = Callable[[int, Pass, IRModule, float], None]
 """Called after each pass with its position, the pass, the module that it made, and the seconds."""
 
 
+@one_thread
 def run(module: IRModule, passes: Sequence[Pass], hooks: Sequence[Hook] = ()) -> IRModule:
     """Run `passes` in order, calling every hook after each.
 

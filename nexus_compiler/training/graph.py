@@ -25,6 +25,7 @@ from nexus_compiler.frontend.builder.builder import GraphBuilder
 from nexus_compiler.frontend.builder.emission import Variables
 from nexus_compiler.frontend.builder.layers.base import Randomness
 from nexus_compiler.frontend.graph import CapturedGraph
+from nexus_compiler.ir.one_thread import one_thread
 from nexus_compiler.passes.differentiate import Differentiate
 from nexus_compiler.training import losses, optimizers
 from nexus_compiler.training.step import training_step
@@ -38,6 +39,7 @@ _STEP = TensorSpec("step", "float32", ())
 _RATE = TensorSpec("learning_rate", "float32", ())
 
 
+@one_thread
 def training_graph(
     builder: GraphBuilder,
     *,

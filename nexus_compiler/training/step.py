@@ -14,6 +14,7 @@ import numpy as np
 from tvm import IRModule, relax
 
 from nexus_compiler.frontend.builder.emission import Variables
+from nexus_compiler.ir.one_thread import one_thread
 from nexus_runtime.errors import ShapeError
 from nexus_runtime.signature import Dim, FunctionSpec, TensorSpec
 
@@ -21,6 +22,7 @@ NAME = "step"
 _SAMPLES = 4  # features, labels, seed, row
 
 
+@one_thread
 def training_step(
     gradients: tuple[IRModule, FunctionSpec],
     update: tuple[IRModule, FunctionSpec],

@@ -225,7 +225,8 @@ def test_a_fault_of_ours_leaves_with_2(
     monkeypatch.setattr("nexus_compiler.pipeline.base.run", broken)
     status, _, err = cli("compile", "net.onnx")
     assert status == 2
-    assert "error: ZeroDivisionError: boom\nhint: this is a fault of nexusc" in err
+    assert "error: ZeroDivisionError: boom (tests/compiler/test_cli.py:" in err
+    assert "in broken)\nhint: this is a fault of nexusc" in err
 
 
 def test_dumped_ir_is_one_file_a_pass(cli: Cli, built: Path) -> None:

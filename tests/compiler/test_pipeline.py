@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import subprocess
@@ -17,6 +18,8 @@ from tvm import relax, tirx
 
 import nexus_compiler
 import nexus_runtime
+from nexus_compiler import CompileOptions, GraphBuilder
+from nexus_compiler.build import Memory
 from nexus_compiler.codegen.llvm.room import LlvmRoom
 from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_compiler.store.local import LocalStore
@@ -194,6 +197,24 @@ def test_one_module_serves_eight_threads(artifact: Artifact) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_many_threads_may_compile(tmp_path: Path) -> None:
+    def work(wide: int) -> np.ndarray:
+        # A memory and a store of its own: every thread builds everything.
+        alone = CompileOptions(store=LocalStore(tmp_path / str(wide)), memory=Memory())
+        graph = GraphBuilder().input("x", (None, 8)).dense(wide, activation="relu").dense(4)
+        made = nexus_runtime.load(nexus_compiler.compile(graph, options=alone))
+        return made(np.ones((2, 8), np.float32))
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # as if they ran on more cores: nobody waits for his turn
+    try:
+        with concurrent.futures.ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(work, range(9, 17)))
+    finally:
+        sys.setswitchinterval(before)
+    assert [result.shape for result in found] == [(2, 4)] * 8
 
 
 class Builds:

@@ -10,6 +10,7 @@ from tvm import relax, tirx
 
 from nexus_compiler.frontend.builder.layers.base import Emitter, Randomness
 from nexus_compiler.frontend.graph import CapturedGraph, Source
+from nexus_compiler.ir.one_thread import one_thread
 from nexus_runtime.signature import FunctionSpec, Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def forward(
     return made
 
 
+@one_thread
 def inference_graph(builder: GraphBuilder, function: str = "main") -> CapturedGraph:
     """The network for inference: dropout is the identity."""
     outputs = builder.outputs()

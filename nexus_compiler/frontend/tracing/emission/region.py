@@ -13,6 +13,7 @@ from nexus_compiler.frontend.graph import CapturedGraph, Source
 from nexus_compiler.frontend.tracing.emission import arithmetic, elementwise, movement
 from nexus_compiler.frontend.tracing.emission.operation import EMITTERS, Operation
 from nexus_compiler.frontend.tracing.nodes import Graph, Node
+from nexus_compiler.ir.one_thread import one_thread
 from nexus_runtime.signature import FunctionSpec, Signature, TensorSpec
 
 _FAMILIES = (arithmetic, elementwise, movement)  # importing them fills the table
@@ -98,6 +99,7 @@ class _Emission:
         self.values[node] = self.emit(EMITTERS[node.op](operation))
 
 
+@one_thread
 def capture(graph: Graph, pattern: Pattern, differentiate: Differentiator) -> CapturedGraph:
     """The region as Relax: the leaves are inputs, then the lifted constants."""
     block = relax.BlockBuilder()
