@@ -13,13 +13,13 @@ from onnx import helper
 from onnx_models import Arrays, reference
 from tvm import relax
 
-from nexus_compiler.codegen.llvm.sort_scan import SortAndScan
+from nexus_compiler.codegen.llvm import sort_scan
 from nexus_compiler.frontend.graph import CapturedGraph
 from nexus_compiler.frontend.onnx import capture
 from nexus_compiler.passes import base, pipelines
 from nexus_compiler.passes.fence import FenceSizes
 from nexus_compiler.passes.fuse import Fuse
-from nexus_compiler.passes.legalize import Legalize
+from nexus_compiler.passes.legalize import Legalization, Legalize
 from nexus_runtime.signature import FunctionSpec
 
 
@@ -37,12 +37,19 @@ def subgraph(
     return helper.make_graph(nodes, "inner", infos(inputs), infos(outputs))
 
 
+class _Legalize(Legalize):
+    """Plain kernels, and those of operators that have none."""
+
+    def kernels(self, module: tvm.IRModule) -> dict[str, Legalization]:
+        return super().kernels(module) | sort_scan.KERNELS
+
+
 class Model:
     """A captured model, with the passes of the room for CPUs, but without LLVM's optimiser."""
 
     def __init__(self, proto: onnx.ModelProto, **options: Any) -> None:
         self.graph = capture(proto, **options)
-        passes = (*pipelines.common(), SortAndScan(), Legalize(), FenceSizes(), Fuse())
+        passes = (*pipelines.common(), _Legalize(), FenceSizes(), Fuse())
         lowered = base.run(self.graph.module, passes)
         target = tvm.target.Target({"kind": "llvm", "opt-level": 0})
         self._machine = machine(relax.build(lowered, target))

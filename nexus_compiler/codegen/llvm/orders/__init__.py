@@ -1,0 +1,1 @@
+"""Kernels that put the elements of rows in order, and running sums and products."""
