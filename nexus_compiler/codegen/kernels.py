@@ -9,6 +9,7 @@ import tvm
 from tvm import IRModule, relax, tirx
 from tvm.ir import GlobalVar
 
+from nexus_compiler.codegen.remembered import Remembered
 from nexus_compiler.ir import canonical
 from nexus_compiler.ir.region import Renamer
 from nexus_runtime.work import Kernel as Work
@@ -35,6 +36,9 @@ class Kernel:
 
 Describe = Callable[[tirx.PrimFunc, str], Work]
 """Tells what a kernel of the name that TVM gave it computes."""
+
+
+_NAMELESS: Remembered[tuple[str, tirx.PrimFunc]] = Remembered()
 
 
 def named(
@@ -66,7 +70,9 @@ def name_of(content: str) -> str:
 
 
 def _kernel(function: tirx.PrimFunc, describe: Describe, label: str) -> Kernel:
-    content, function = canonical.digest_and_nameless(function)
+    content, function = _NAMELESS.get(
+        (None, function), lambda: canonical.digest_and_nameless(function)
+    )
     name = name_of(content)
     function = function.with_attr("global_symbol", name)
     return Kernel(name, content, describe(function, label), function, lambda: function)

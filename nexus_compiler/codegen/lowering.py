@@ -65,6 +65,7 @@ class Lowering:
     taken: dict[str, str] = field(default_factory=dict[str, str])
     _lowered: dict[str, Lowered] = field(default_factory=dict[str, Lowered])
     _variables: dict[str, GlobalVar] = field(default_factory=dict[str, GlobalVar])
+    _stored: dict[str, Store] = field(default_factory=dict[str, Store])
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     @functools.cached_property
@@ -166,7 +167,9 @@ class Lowering:
         fingerprint = self.fingerprint(region, choices)
         store.put(REGIONS, fingerprint, encode(made, region))
         for kernel in made.kernels.values():
-            store.put(KERNELS, kernel_key(kernel.content), to_json(kernel.load()))
+            if self._stored.get(kernel.content) is not store:
+                store.put(KERNELS, kernel_key(kernel.content), to_json(kernel.load()))
+                self._stored[kernel.content] = store
         light = {
             name: self._light(kernel, region, store, choices)
             for name, kernel in made.kernels.items()

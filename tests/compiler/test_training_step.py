@@ -13,6 +13,7 @@ from tvm.script import relax as R
 from tvm.script import tirx as T
 
 from nexus_compiler import GraphBuilder, targets
+from nexus_compiler.codegen.llvm import donate
 from nexus_compiler.codegen.llvm.donate import Donate
 from nexus_compiler.codegen.llvm.image_gradients import weight_gradient
 from nexus_compiler.codegen.llvm.native import resolve
@@ -241,3 +242,24 @@ def test_gradients_of_windows_in_blocks_of_lines(
         scale = np.einsum("nvuc,nvuf->cf", np.abs(seen), np.abs(adjoint))
         bound = 4 * after * after * np.finfo(np.float32).eps * scale
         assert (np.abs(found[i, j] - wanted) <= bound).all()
+
+
+def test_tiles_ask_for_large_operands_and_still_write_over_them() -> None:
+    """What is asked for ahead is no read that would keep a result from its operand's place."""
+    rows, columns, steps = (tirx.const(n, "int64") for n in (640, 448, 24))
+    a, b = te.placeholder((rows, steps), "float32"), te.placeholder((steps, columns), "float32")
+    old = te.placeholder((rows, columns), "float32", "old")
+    k = te.reduce_axis((0, steps))
+    total = te.compute((rows, columns), lambda i, j: te.sum(a[i, k] * b[k, j], axis=k))
+    new = te.compute((rows, columns), lambda i, j: old[i, j] * np.float32(0.5) + total[i, j])
+    made = te.create_prim_func([a, b, old, new])
+    random = np.random.default_rng(0)
+    given = [random.standard_normal(s, np.float32) for s in ((640, 24), (24, 448), (640, 448))]
+    found = computed(made, *given, shape=(640, 448))
+    x, y, z = (array.astype(np.float64) for array in given)
+    bound = 26 * np.finfo(np.float32).eps * (np.abs(x) @ np.abs(y) + np.abs(z))
+    assert (np.abs(found - (z / 2 + x @ y)) <= bound).all()
+    tiles = schedule(made, Machine(512, 32, 32768))
+    assert "tirx.prefetch" in tiles.script() or "T.prefetch" in tiles.script()
+    *_, taken, output = tiles.params
+    assert donate.in_step(tiles, taken, output)

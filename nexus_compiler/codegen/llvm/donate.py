@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from tvm import IRModule, ir, relax, tirx
 
 from nexus_compiler.codegen.kernels import Kernel
 from nexus_compiler.codegen.llvm import views
-from nexus_compiler.codegen.llvm.schedules import kernel
+from nexus_compiler.codegen.llvm.schedules import ahead, kernel
 from nexus_compiler.ir.bodies import with_block
 from nexus_compiler.passes.base import Pass, entries
 from nexus_compiler.passes.weights import DONATED
@@ -52,17 +52,23 @@ def donated(module: IRModule, kernels: Mapping[str, Kernel]) -> IRModule:
 
 @dataclass(frozen=True)
 class _Gift:
-    """A call whose result takes the place of its operand number `place`."""
+    """A call of which some results take the places of operands.
+
+    Attributes:
+        binding: of the call.
+        taken: the operands that are written over.
+        places: for each result the number of the operand whose place it takes, or -1.
+    """
 
     binding: relax.VarBinding
-    taken: relax.Var
-    place: int
+    taken: frozenset[relax.Var]
+    places: tuple[int, ...]
 
 
 class _Rewriter:
     def __init__(self, module: IRModule, function: relax.Function) -> None:
         self._module, self._function = module, function
-        self._made: dict[tuple[ir.GlobalVar, int], ir.GlobalVar] = {}
+        self._made: dict[tuple[ir.GlobalVar, tuple[int, ...]], ir.GlobalVar] = {}
         self._roots: dict[relax.Var, relax.Var] = {}
 
     def rewritten(self) -> relax.Function:
@@ -95,37 +101,54 @@ class _Rewriter:
         return read | {self._roots[variable] for variable in read if variable in self._roots}
 
     def _gifts(self, bindings: list[Any], fields: list[Any]) -> dict[relax.Var, _Gift]:
+        """By the variables of calls."""
         makers = {binding.var: binding for binding in bindings}
-        found: dict[relax.Var, _Gift] = {}
+        wanted: dict[relax.Var, dict[int, relax.Var]] = {}
+        met: set[relax.Var] = set()
         for field, number in zip(fields, self._function.attrs[DONATED]):
-            binding = makers.get(field)
-            if int(number) < 0 or binding is None or field in found:
+            if int(number) < 0 or field not in makers or field in met:
                 continue
-            gift = self._gift(binding, self._function.params[int(number)])
-            if gift is not None:
-                found[field] = gift
-        return found
+            met.add(field)
+            binding, index = makers[field], 0
+            if isinstance(binding.value, relax.TupleGetItem):
+                index, whole = int(binding.value.index), binding.value.tuple_value
+                if whole not in makers:
+                    continue
+                binding = makers[whole]
+            wanted.setdefault(binding.var, {})[index] = self._function.params[int(number)]
+        gifts = [self._gift(makers[variable], taken) for variable, taken in wanted.items()]
+        return {gift.binding.var: gift for gift in gifts if gift is not None}
 
-    def _gift(self, binding: relax.VarBinding, taken: relax.Var) -> _Gift | None:
+    def _gift(self, binding: relax.VarBinding, taken: dict[int, relax.Var]) -> _Gift | None:
         call = binding.value
         if not isinstance(call, relax.Call) or getattr(call.op, "name", "") != _CALL:
             return None
         operands, kernel_ = list(call.args[1].fields), self._module[call.args[0]]
+        count = len(call.ty.fields) if isinstance(call.ty, relax.TupleType) else 1
+        if len(call.args) > 2 or len(kernel_.params) != len(operands) + count:
+            return None
+        places = [
+            self._place(kernel_, operands, taken[index], index) if index in taken else -1
+            for index in range(count)
+        ]
+        given = frozenset(operands[place] for place in places if place >= 0)
+        return _Gift(binding, given, tuple(places)) if given else None
+
+    def _place(
+        self, kernel_: tirx.PrimFunc, operands: list[Any], taken: relax.Var, index: int
+    ) -> int:
+        """Which operand is `taken` and may be written over by result `index`; -1 where none."""
         roots = [self._roots.get(operand, operand) for operand in operands]
         places = [i for i, root in enumerate(roots) if root.same_as(taken)]
-        if (
-            len(places) != 1
-            or not operands[places[0]].same_as(taken)
-            or len(call.args) > 2
-            or len(kernel_.params) != len(operands) + 1
-        ):
-            return None
-        fits = _in_step(kernel_, kernel_.params[places[0]], kernel_.params[-1])
-        return _Gift(binding, taken, places[0]) if fits else None
+        if len(places) != 1 or not operands[places[0]].same_as(taken):
+            return -1
+        outputs = list(kernel_.params[len(operands) :])
+        fits = in_step(kernel_, kernel_.params[places[0]], outputs[index], outputs)
+        return places[0] if fits else -1
 
     def _ordered(self, bindings: list[Any], gifts: dict[relax.Var, _Gift]) -> list[Any]:
         """All bindings, those of `gifts` behind whatever reads what they write over."""
-        readers = {gift.taken: 0 for gift in gifts.values()}
+        readers = {taken: 0 for gift in gifts.values() for taken in gift.taken}
         for binding in bindings:
             for variable in self._read(binding):
                 if variable in readers:
@@ -136,7 +159,7 @@ class _Rewriter:
 
         def emit(binding: Any) -> bool:
             gift, operands = gifts.get(binding.var), self._read(binding)
-            if operands & free or (gift is not None and readers[gift.taken] > 1):
+            if operands & free or (gift is not None and any(readers[v] > 1 for v in gift.taken)):
                 return False
             ordered.append(binding if gift is None else self._call(gift))
             free.remove(binding.var)
@@ -155,41 +178,82 @@ class _Rewriter:
 
     def _call(self, gift: _Gift) -> relax.VarBinding:
         call = gift.binding.value
-        key = (call.args[0], gift.place)
+        key = (call.args[0], gift.places)
         if key not in self._made:
             self._made[key] = self._in_place(*key)
         operands = relax.Tuple(call.args[1].fields)
-        changed = relax.op.call_tir_inplace(
-            self._made[key], operands, [gift.place], call.ty_args[0]
-        )
+        types = call.ty_args[0]
+        outputs = list(types.fields) if isinstance(types, relax.TupleType) else types
+        changed = relax.op.call_tir_inplace(self._made[key], operands, list(gift.places), outputs)
         return relax.VarBinding(gift.binding.var, changed)
 
-    def _in_place(self, callee: ir.GlobalVar, place: int) -> ir.GlobalVar:
+    def _in_place(self, callee: ir.GlobalVar, places: tuple[int, ...]) -> ir.GlobalVar:
         old = self._module[callee]
-        *params, output = old.params
-        names = {output: params[place]}
+        params = list(old.params[: len(old.params) - len(places)])
+        outputs = list(old.params[len(params) :])
+        names = {o: params[place] for o, place in zip(outputs, places) if place >= 0}
+        params += [output for output in outputs if output not in names]
         body = tvm_ffi.structural_map(old.body, (tirx.Var, lambda v: names.get(v, v)))
         changed = tirx.PrimFunc(params, body, old.ret_type, old.attrs)
-        variable = ir.GlobalVar(f"{callee.name_hint}_in_place{place}")
+        told = "_".join(str(place) for place in places if place >= 0)
+        variable = ir.GlobalVar(f"{callee.name_hint}_in_place{told}")
         relax.expr._update_type(variable, changed.ty)
         self._module.update_func(variable, changed)
         return self._module.get_global_var(variable.name_hint)
 
 
-def _in_step(function: tirx.PrimFunc, taken: Any, output: Any) -> bool:
-    """Whether `function` reads `taken` only to write `output` at the same place."""
-    if not tvm_ffi.structural_equal(taken.ty, output.ty):
+def in_step(function: tirx.PrimFunc, taken: Any, output: Any, outputs: Sequence[Any] = ()) -> bool:
+    """Whether `function` reads `taken` only to write `output`, or another of its `outputs` before.
+
+    What it reads is where it writes.
+    """
+    if not _alike(taken.ty, output.ty):
         return False
+    body = ahead.without(function.body)
     places: list[tirx.BufferStore] = []
-    tvm_ffi.structural_walk(function.body, (tirx.BufferStore, places.append))
+    tvm_ffi.structural_walk(body, (tirx.BufferStore, places.append))
+    results = outputs or [output]
+    stores = [s for s in places if any(s.buffer.same_as(one) for one in results)]
     fine = [
         load
-        for store in places
-        if store.buffer.same_as(output)
+        for store in stores
         for load in kernel.loads(store.value, taken)
         if len(load.indices) == len(store.indices)
         and all(map(kernel.same, load.indices, store.indices))
     ]
-    return len(fine) == len(kernel.loads(function.body, taken)) and not kernel.loads(
-        function.body, output
-    )
+    if len(fine) != len(kernel.loads(body, taken)) or kernel.loads(body, output):
+        return False
+    own = [store.buffer.same_as(output) for store in stores]
+    readers = [bool(kernel.loads(store.value, taken)) for store in stores]
+    return _read_first(stores, own, readers)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two tensors lie alike."""
+    if str(one.dtype) != str(other.dtype):
+        return False
+    equal = tvm_ffi.structural_equal
+    return equal(one.shape, other.shape) and equal(one.strides, other.strides)
+
+
+def _read_first(
+    stores: Sequence[tirx.BufferStore], own: Sequence[bool], readers: Sequence[bool]
+) -> bool:
+    """Whether each element is read by others before the store that is `own` to it.
+
+    Either all others come before, or the stores of one element stand next to each other.
+    """
+    others = [i for i, reads in enumerate(readers) if reads and not own[i]]
+    if not others or max(others) < own.index(True):
+        return True
+    width = len({store.buffer for store in stores})
+    groups = [stores[i : i + width] for i in range(0, len(stores), width)]
+    for number, group in enumerate(groups):
+        first, *rest = group
+        if any(not all(map(kernel.same, first.indices, one.indices)) for one in rest):
+            return False
+        flags = range(number * width, number * width + len(group))
+        mine = [i for i in flags if own[i]]
+        if len(mine) != 1 or any(i > mine[0] for i in others if i in flags):
+            return False
+    return True

@@ -8,10 +8,13 @@ from typing import Any
 
 from tvm import relax, te, tirx, topi
 
+from nexus_compiler.codegen.llvm.keep_nan import is_number
 from nexus_compiler.passes.image_order import WEIGHT_GRADIENT
 from nexus_compiler.passes.legalize import Legalization, default
 
-_MOST_TAPS = 9  # of windows whose values are compared one by one where they are loaded
+_MOST_TAPS = 4  # of windows that are not taken apart into rows
+_LONGEST = 16  # taps of such a row
+_TO_LAST, _TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 _FUSES = {"op_pattern": 4}  # what TVM's fusion calls OutEWiseFusable
 
 
@@ -62,17 +65,37 @@ def weight_gradient(
 
 
 def max_pool_backward(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    """Of windows that lie apart, and of small ones that overlap; TVM's for others."""
+    """Of windows over images of known size; TVM's for others."""
     window, strides, padding = _figures(call)
-    if str(call.attrs.layout) != "NHWC" or call.attrs.ceil_mode:
+    first = str(call.attrs.layout) == "NCHW"
+    sizes = [_sizes(operand, first) for operand in call.args]
+    plain = all(int(d) == 1 for d in call.attrs.dilation) and max(window) <= _LONGEST
+    if not plain or not all(sizes) or not (first or str(call.attrs.layout) == "NHWC"):
         return default("relax.grad.max_pool2d_backward")(builder, call)
+    # What is rounded up ends behind the image: that is more padding.
+    ends = [(n - 1) * s + k for n, s, k in zip(sizes[0], strides, window)]
+    padding = padding[:2] + [e - n - p for e, n, p in zip(ends, sizes[1], padding)]
+    make = largest_of_windows if window[0] * window[1] <= _MOST_TAPS else largest_by_rows
+    operands = [_turned(builder, operand, _TO_LAST) if first else operand for operand in call.args]
+    # A transposition that was fused with it would scatter its lanes.
     options: dict[str, Any] = {"primfunc_name_hint": "max_pool2d_backward"}
-    apart = all(s >= k for s, k in zip(strides, window))
-    if apart and not any(padding):
-        return builder.call_te(largest_of_window, *call.args, window, strides, **options)
-    if window[0] * window[1] > _MOST_TAPS:
-        return default("relax.grad.max_pool2d_backward")(builder, call)
-    return builder.call_te(largest_of_windows, *call.args, window, strides, padding, **options)
+    options["primfunc_attrs"] = _FUSES
+    made = builder.call_te(make, *operands, window, strides, padding, **options)
+    return _turned(builder, builder.emit(made), _TO_FIRST, last=True) if first else made
+
+
+def _sizes(image: relax.Expr, first: bool) -> list[int]:
+    """Height and width; nothing where they are open."""
+    shape = list(image.ty.shape)[2:4] if first else list(image.ty.shape)[1:3]
+    known = all(isinstance(size, tirx.IntImm) for size in shape)
+    return [int(size) for size in shape] if known else []
+
+
+def _turned(
+    builder: relax.BlockBuilder, image: relax.Expr, axes: Sequence[int], *, last: bool = False
+) -> relax.Expr:
+    made = builder.call_te(topi.transpose, image, list(axes), primfunc_name_hint="transpose")
+    return made if last else builder.emit(made)
 
 
 def avg_pool_backward(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
@@ -116,27 +139,51 @@ def _over_windows(
     return total
 
 
+Seen = Callable[[int], Any]
+"""The value under one tap of a window."""
+
+
+def _first_of_largest(seen: Seen, taps: int) -> tuple[Any, Any]:
+    """Which of `taps` values is the first of the largest, or the last that is NaN; and the value.
+
+    So chooses PyTorch.
+    """
+    best, found = seen(0), tirx.const(0, "int32")
+    for tap in range(1, taps):
+        value = seen(tap)
+        own = tirx.const(tap, "int32")
+        found = tirx.Select(value > best, own, tirx.Select(is_number(value), found, own))
+        best = tirx.max(best, value)
+    return found, best
+
+
+def _padded(x: te.Tensor, padding: Sequence[int]) -> te.Tensor:
+    """`x` with the least value around it.
+
+    Conditions at each tap would be what takes longest, to compile and to run.
+    """
+    if max(padding) <= 0:
+        return x
+    top, left, *ends = padding
+    # Windows may end before the image does.
+    bottom, right = (max(end, 0) for end in ends)
+    least = tirx.const(-float("inf"), x.dtype)
+    return topi.nn.pad(x, [0, top, left, 0], [0, bottom, right, 0], least, name="padded")
+
+
 def largest_of_windows(
     adjoint: te.Tensor, x: te.Tensor, window: list[int], strides: list[int], padding: list[int]
 ) -> te.Tensor:
     """The adjoints of all windows of which a value is the first of the largest."""
-    high, wide = x.shape[1:3]
-
-    def seen(n: Any, y: Any, z: Any, channel: Any) -> Any:
-        inside = tirx.all(y >= 0, y < high, z >= 0, z < wide)
-        return tirx.if_then_else(inside, x(n, y, z, channel), tirx.min_value(x.dtype))
+    wide = _padded(x, padding)
 
     def first(n: Any, row: Any, column: Any, channel: Any) -> Any:
-        top, left = row * strides[0] - padding[0], column * strides[1] - padding[1]
-        best, found = None, tirx.const(0, "int32")
-        for tap in range(window[0] * window[1]):
-            value = seen(n, top + tap // window[1], left + tap % window[1], channel)
-            if best is None:
-                best = value
-                continue
-            found = tirx.Select(value > best, tirx.const(tap, "int32"), found)
-            best = tirx.max(best, value)
-        return found
+        top, left = row * strides[0], column * strides[1]
+
+        def seen(tap: int) -> Any:
+            return wide(n, top + tap // window[1], left + tap % window[1], channel)
+
+        return _first_of_largest(seen, window[0] * window[1])[0]
 
     places = te.compute(adjoint.shape, first, name="places")
 
@@ -147,6 +194,56 @@ def largest_of_windows(
             return tirx.Select(hit, adjoint(n, *at, channel), _zero(x))
 
         return _over_windows([y, z], adjoint.shape[1:3], window, strides, padding, term)
+
+    return te.compute(x.shape, element, name="back")
+
+
+def largest_by_rows(
+    adjoint: te.Tensor, x: te.Tensor, window: list[int], strides: list[int], padding: list[int]
+) -> te.Tensor:
+    """The same in two steps, whose work grows with the sum of the sides of a window.
+
+    The first of the largest of a window is the first of the largest of one of its rows.
+    """
+    wide = _padded(x, padding)
+    samples, high, _, channels = wide.shape
+    _, rows, columns, _ = adjoint.shape
+
+    def in_row(part: int) -> Callable[..., Any]:
+        def element(n: Any, y: Any, column: Any, channel: Any) -> Any:
+            left = column * strides[1]
+            seen = lambda tap: wide(n, y, left + tap, channel)  # noqa: E731
+            return _first_of_largest(seen, window[1])[part]
+
+        return element
+
+    strip = (samples, high, columns, channels)
+    steps = te.compute(strip, in_row(0), name="steps")
+    best = te.compute(strip, in_row(1), name="best")
+
+    def row_of(n: Any, row: Any, column: Any, channel: Any) -> Any:
+        top = row * strides[0]
+        seen = lambda tap: best(n, top + tap, column, channel)  # noqa: E731
+        return _first_of_largest(seen, window[0])[0]
+
+    lines = te.compute(adjoint.shape, row_of, name="lines")
+
+    def by_row(n: Any, y: Any, column: Any, channel: Any) -> Any:
+        def term(at: list[Any], taps: list[Any]) -> Any:
+            hit = tirx.EQ(lines(n, at[0], column, channel), taps[0].astype("int32"))
+            return tirx.Select(hit, adjoint(n, at[0], column, channel), _zero(x))
+
+        return _over_windows([y], [rows], window[:1], strides[:1], [0], term)
+
+    handed = te.compute(strip, by_row, name="handed")
+
+    def element(n: Any, y: Any, z: Any, channel: Any) -> Any:
+        def term(at: list[Any], taps: list[Any]) -> Any:
+            line = y + padding[0]
+            hit = tirx.EQ(steps(n, line, at[0], channel), taps[0].astype("int32"))
+            return tirx.Select(hit, handed(n, line, at[0], channel), _zero(x))
+
+        return _over_windows([z], [columns], window[1:], strides[1:], padding[1:], term)
 
     return te.compute(x.shape, element, name="back")
 
@@ -176,32 +273,6 @@ def shares_of_windows(
             return adjoint(n, *at, channel) / count(at)
 
         return _over_windows([y, z], adjoint.shape[1:3], window, strides, padding, term)
-
-    return te.compute(x.shape, element, name="back")
-
-
-def largest_of_window(
-    adjoint: te.Tensor, x: te.Tensor, window: list[int], strides: list[int]
-) -> te.Tensor:
-    """The adjoint of each window, at the first of its largest values; [n, y, x, channels]."""
-    (high, wide), (down, across) = window, strides
-    _, rows, columns, _ = adjoint.shape
-    exact = [down, across] == window and [rows * down, columns * across] == list(x.shape[1:3])
-
-    def element(n: Any, y: Any, z: Any, channel: Any) -> Any:
-        row, column = tirx.floordiv(y, down), tirx.floordiv(z, across)
-        top, left = row * down, column * across
-        own = (y - top) * wide + (z - left)
-        value, hits = x(n, y, z, channel), []
-        for tap in range(high * wide):
-            other = x(n, top + tap // wide, left + tap % wide, channel)
-            first = tirx.And(own > tap, other == value)
-            hits.append(tirx.Not(tirx.Or(other > value, first)))
-        hit = tirx.Select(tirx.all(*hits), adjoint(n, row, column, channel), _zero(x))
-        if exact:
-            return hit
-        inside = tirx.all(row < rows, column < columns, y - top < high, z - left < wide)
-        return tirx.if_then_else(inside, hit, _zero(x))
 
     return te.compute(x.shape, element, name="back")
 

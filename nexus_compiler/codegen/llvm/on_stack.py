@@ -12,6 +12,8 @@ import tvm
 import tvm_ffi
 from tvm import IRModule, tirx
 
+from nexus_compiler.codegen.llvm import unchecked
+
 STACK = "nexus.stack"
 """Attribute of a kernel: so many bytes one local buffer may have to stand on the stack."""
 MOST = 16384
@@ -52,7 +54,10 @@ def _pipeline(**options: Any) -> tuple[Any, Any, Any]:
     """TVM's own passes, and ours before the last of them."""
     lower, host, device = tirx.get_tir_pipeline("s_tir", **options)
     keep = tirx.transform.prim_func_pass(_kept, opt_level=0, name="nexus.KeepOnStack")
-    return tvm.transform.Sequential([lower, keep]), host, device
+    trust = tirx.transform.prim_func_pass(
+        unchecked.trusting, opt_level=0, name="nexus.LeaveOutChecks"
+    )
+    return tvm.transform.Sequential([lower, keep, trust]), host, device
 
 
 tirx.register_tir_pipeline(PIPELINE, _pipeline)

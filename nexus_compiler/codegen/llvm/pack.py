@@ -28,6 +28,7 @@ from nexus_compiler.codegen.llvm import (
     places,
     products,
     questions,
+    sort_scan,
     winograd,
 )
 from nexus_compiler.codegen.llvm.schedules import build, tiles
@@ -78,6 +79,7 @@ class LegalizePacked(Legalize):
             | image_gradients.KERNELS
             | norms.KERNELS
             | places.KERNELS
+            | sort_scan.KERNELS
         )
 
 

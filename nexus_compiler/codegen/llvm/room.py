@@ -22,9 +22,9 @@ from nexus_compiler.codegen.llvm import (
     on_stack,
     work,
 )
+from nexus_compiler.codegen.llvm.fuse_updates import FuseUpdates
 from nexus_compiler.codegen.llvm.pack import LegalizePacked
 from nexus_compiler.codegen.llvm.schedule import Schedule
-from nexus_compiler.codegen.llvm.sort_scan import SortAndScan
 from nexus_compiler.codegen.llvm.sum_bytes import SumBytes
 from nexus_compiler.passes.base import Pass
 from nexus_compiler.passes.channels_last import ChannelsLast
@@ -91,11 +91,11 @@ class LlvmRoom:
         named = str(target.limits.get("dot", ""))
         return (
             SumBytes(),
-            SortAndScan(),
             LegalizePacked(**vectors, dot=named),
             PrepareWeights(),
             FenceSizes(),
             Fuse(),
+            FuseUpdates(),
             Schedule(**vectors, dot=named),
         )
 

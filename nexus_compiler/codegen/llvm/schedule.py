@@ -7,9 +7,10 @@ from typing import ClassVar
 
 from tvm import IRModule, s_tir, tirx
 from tvm.ir import GlobalVar
+from tvm.s_tir.stmt import SBlockRealize
 
 from nexus_compiler.codegen.choices import ANALYSIS, Choices
-from nexus_compiler.codegen.llvm import on_stack, questions, vector_math, views, work
+from nexus_compiler.codegen.llvm import on_stack, questions, unchecked, vector_math, views, work
 from nexus_compiler.codegen.llvm.keep_nan import keep_nan, largest_of_nan
 from nexus_compiler.codegen.llvm.loosen import loosened
 from nexus_compiler.codegen.llvm.name_sizes import name_sizes
@@ -25,6 +26,7 @@ from nexus_compiler.codegen.llvm.schedules import (
 )
 from nexus_compiler.codegen.llvm.schedules.initialise import initialise
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
+from nexus_compiler.codegen.remembered import Remembered
 from nexus_compiler.passes.base import Pass
 from nexus_runtime.work import NAIVE
 
@@ -40,6 +42,9 @@ FAMILIES = (
 """In the order of asking; the first that knows the kernel's form wins."""
 # Powers of scores hand on NaN, whatever the largest score was taken to be.
 _HAND_ON_NAN = ("attention",)
+
+
+_MADE: Remembered[tirx.PrimFunc] = Remembered()
 
 
 @dataclass(frozen=True)
@@ -70,18 +75,30 @@ class Schedule(Pass):
         """Rewrite the kernels of `module`."""
         machine = Machine(self.vector_bits, self.vector_registers, self.parallel_work, self.dot)
         functions = {
-            variable: self._accounted(variable, function, machine)
+            variable: self._remembered(variable, function, machine)
             if isinstance(function, tirx.PrimFunc)
             else function
             for variable, function in module.functions.items()
         }
         return IRModule(functions, attrs=module.attrs)
 
+    def _remembered(
+        self, variable: GlobalVar, given: tirx.PrimFunc, machine: Machine
+    ) -> tirx.PrimFunc:
+        """As `_accounted`; equal kernels of other regions are scheduled once."""
+        if self.choices:  # whoever measures is to be asked of each
+            return self._accounted(variable, given, machine)
+        return _MADE.get((machine, given), lambda: self._accounted(variable, given, machine))
+
     def _accounted(
         self, variable: GlobalVar, given: tirx.PrimFunc, machine: Machine
     ) -> tirx.PrimFunc:
         """One kernel, scheduled, with what it has to do as attributes."""
-        function = keep_nan(name_sizes(given))
+        named = name_sizes(given)
+        if (family := _made_as(named)) is not None:
+            made = loosened(named).with_attr(work.FAMILY, family)
+            return made.with_attrs({**work.measure(named), on_stack.STACK: on_stack.MOST})
+        function = keep_nan(named)
         made = questions.guided_kernel(
             self.choices,
             self.name,
@@ -92,7 +109,8 @@ class Schedule(Pass):
         if made.attrs[work.FAMILY] not in _HAND_ON_NAN:
             made = largest_of_nan(made)
         finished = loosened(vector_math.expand(made))
-        return finished.with_attrs({**work.measure(function), on_stack.STACK: on_stack.MOST})
+        said = {on_stack.STACK: on_stack.MOST, unchecked.ATTRIBUTE: 1}
+        return finished.with_attrs({**work.measure(function), **said})
 
 
 def schedule(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
@@ -107,6 +125,14 @@ def schedule(function: tirx.PrimFunc, machine: Machine) -> tirx.PrimFunc:
             if scheduled is not None and _is_closed(scheduled):
                 return scheduled.with_attr(work.FAMILY, family.__module__.rpartition(".")[2])
     return initialise(function).with_attr(work.FAMILY, NAIVE)
+
+
+def _made_as(function: tirx.PrimFunc) -> str | None:
+    """The family of a kernel that was written with its loops, as its only block says."""
+    if not isinstance(function.body, SBlockRealize):
+        return None
+    family = function.body.block.annotations.get(work.FAMILY)
+    return None if family is None else str(family)
 
 
 def _is_closed(function: tirx.PrimFunc) -> bool:

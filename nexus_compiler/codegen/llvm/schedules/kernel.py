@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -156,8 +156,45 @@ def read(function: tirx.PrimFunc) -> Kernel | None:
     body = function.body.block.body
     nests = body.seq if isinstance(body, tirx.SeqStmt) else [body]
     stages = [_read_stage(nest) for nest in nests]
-    known = tuple(stage for stage in stages if stage is not None)
-    return Kernel(function, known) if len(known) == len(stages) else None
+    known = [stage for stage in stages if stage is not None]
+    if len(known) < len(stages):
+        return None
+    return Kernel(function, tuple(_apart(known, function.params)))
+
+
+def _apart(stages: Sequence[Stage], params: Sequence[tirx.Var]) -> list[Stage]:
+    """`stages`, of which none reads a result that another one hands out.
+
+    It computes that once more instead, before it is handed out: so a result may take the place of
+    what both are computed from.
+    """
+    made: list[Stage] = []
+    for given in stages:
+        stage, place = given, len(made)
+        for number, other in reversed(list(enumerate(made))):
+            handed_out = any(other.store.buffer.same_as(one) for one in params)
+            if not stage.reduced and handed_out and (changed := _instead(stage, other)):
+                stage, place = changed, number
+        late = [other.store.buffer for other in made[place:]]
+        if any(loads(stage.store.value, buffer) for buffer in late):
+            stage, place = given, len(made)
+        made.insert(place, stage)
+    return made
+
+
+def _instead(stage: Stage, other: Stage) -> Stage | None:
+    """`stage` that computes what it read of `other`; None where it reads nothing of it."""
+    value, buffer = stage.store.value, other.store.buffer
+    found = loads(value, buffer)
+    places = [other.axes_at(load.indices) for load in found]
+    if not found or other.reduced or any(len(one) < len(other.spatial) for one in places):
+        return None
+
+    def again(load: TensorLoad) -> Any:
+        return substitute(other.store.value, other.axes_at(load.indices))
+
+    changed = replace_loads(value, buffer, again)
+    return replace(stage, store=tirx.BufferStore(stage.store.buffer, changed, stage.store.indices))
 
 
 def _read_stage(nest: tirx.Stmt) -> Stage | None:

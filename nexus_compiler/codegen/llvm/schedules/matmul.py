@@ -13,8 +13,8 @@ from typing import Any
 import tvm
 from tvm import tirx
 
+from nexus_compiler.codegen.llvm.schedules import ahead, build, kernel, panel, spatial
 from nexus_compiler.codegen.llvm.schedules import blocks as blocking
-from nexus_compiler.codegen.llvm.schedules import build, kernel, panel, spatial
 from nexus_compiler.codegen.llvm.schedules.blocks import Block, Blocks
 from nexus_compiler.codegen.llvm.schedules.kernel import Kernel
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
@@ -242,7 +242,9 @@ class Writer:
 
         store = self._store(total, height, width, finish)
         if block is None:
-            sums = build.nest(build.extents(self._steps), lambda at: step(at, at))
+            asked = ahead.fetch(form.placement, height, width, finish)
+            turns = build.extents(self._steps)
+            sums = ahead.between(asked, turns, lambda at: step(at, at))
             body = [each(clear), sums, store]
         else:
 

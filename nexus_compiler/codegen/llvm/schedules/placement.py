@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import tirx
@@ -21,15 +21,21 @@ class Placement:
         store: the last store of the kernel.
         names: the last stage's variables by the reduction's.
         order: the reduction's kept axes in the order of the last stage's loops.
+        others: of further stages behind the reduction, which are written after this one.
     """
 
     stage: Stage
     store: tirx.BufferStore
     names: dict[tirx.Var, tirx.Var]
     order: tuple[tirx.IterVar, ...]
+    others: tuple[Placement, ...] = ()
 
     def finish(self, values: dict[Any, Any], total: Any) -> tirx.Stmt:
-        """The last store, for the reduction's axes at `values` and its result `total`."""
+        """The last stores, for the reduction's axes at `values` and its result `total`."""
+        stores = [one._store(values, total) for one in (self, *self.others)]
+        return stores[0] if len(stores) == 1 else tirx.SeqStmt(stores)
+
+    def _store(self, values: dict[Any, Any], total: Any) -> tirx.Stmt:
         own = {self.names.get(variable, variable): value for variable, value in values.items()}
         value = total
         if not self.store.same_as(self.stage.store):
@@ -41,7 +47,22 @@ class Placement:
 
 
 def place(stages: Sequence[Stage]) -> Placement | None:
-    """The placement for a reduction and at most one stage after it; None where they do not fit."""
+    """The placement for a reduction and the stages after it; None where they do not fit.
+
+    Each of these reads the reduction, and is written in the same order.
+    """
+    total, *ends = stages
+    made = [end.store.buffer for end in ends]
+    if any(kernel.loads(end.store.value, buffer) for end in ends for buffer in made):
+        return None
+    found = [_place((total, end)) for end in ends] if ends else [_place((total,))]
+    first, *others = found
+    if first is None or any(one is None or one.order != first.order for one in others):
+        return None
+    return replace(first, others=tuple(one for one in others if one is not None))
+
+
+def _place(stages: Sequence[Stage]) -> Placement | None:
     total, last = stages[0], stages[-1]
     axes = {axis.var: axis for axis in total.spatial}
     written = [index for index in total.store.indices if not kernel.is_const(index)]

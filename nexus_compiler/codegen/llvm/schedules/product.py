@@ -80,7 +80,7 @@ def _bytes(value: Any) -> int:
 def recognise(kernel_: Kernel, machine: Machine) -> Product | None:
     """Find operands and axes; None where the form is another, or there is nothing to gain."""
     before, stages = _split(kernel_.stages)
-    if not 0 < len(stages) <= 2:
+    if not stages:
         return None
     factors, placement = operands(stages[0]), place(stages)
     if factors is None or placement is None or not placement.order:

@@ -12,7 +12,7 @@ from typing import Any
 from tvm import tirx
 from tvm.ir.expr import TensorLoad
 
-from nexus_compiler.codegen.llvm.schedules import build, kernel, merging, turn
+from nexus_compiler.codegen.llvm.schedules import build, kernel, merging, phases, turn
 from nexus_compiler.codegen.llvm.schedules.kernel import Stage, is_const
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 
@@ -25,6 +25,8 @@ Axes = list[tirx.IterVar]
 
 def write(stage: Stage, bound: dict[Any, Any], machine: Machine, *, parallel: bool) -> tirx.Stmt:
     """The loops of an elementwise stage; axes in `bound` have their values already."""
+    if (written := phases.write(stage, bound, machine, parallel=parallel)) is not None:
+        return written
     groups = merging.merge(stage, [axis for axis in stage.spatial if axis.var not in bound])
 
     def element(flats: list[Any]) -> tirx.Stmt:

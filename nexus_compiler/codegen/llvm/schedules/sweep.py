@@ -19,13 +19,8 @@ from nexus_compiler.codegen.llvm.schedules import build, kernel, reduce
 from nexus_compiler.codegen.llvm.schedules.kernel import Kernel, Stage
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.codegen.llvm.schedules.placement import Placement, place
-from nexus_compiler.codegen.llvm.schedules.tiles import (
-    Tiling,
-    cells,
-    choose,
-    pick_columns,
-    pick_rows,
-)
+from nexus_compiler.codegen.llvm.schedules.sweep_tiles import Line, choose
+from nexus_compiler.codegen.llvm.schedules.tiles import Tiling, cells, pick_columns, pick_rows
 
 _UNROLLED = 160  # updates of accumulators that one turn of the innermost loop may hold
 
@@ -169,13 +164,29 @@ def _is_choice(call: Call) -> bool:
     return kernel.operator(call) == "if_then_else"
 
 
+def _line(form: Sweep) -> Line:
+    """The window along a line of pixels; sizes that are not known count as one."""
+    analyzer, pixel = Analyzer(), form.pixel.var
+    taps = step = 1
+    for index in (index for load in kernel.loads(form.value) for index in load.indices):
+        names = kernel.variables(index)
+        moved = [axis for axis in form.stage.reduced if axis.var in names]
+        if pixel in names and moved:
+            taps = build.known(build.product(build.extents(moved))) or 1
+            after = kernel.substitute(index, {pixel: pixel + 1})
+            step = build.known(analyzer.simplify(after - index)) or 1
+    window = build.known(build.product(build.extents(form.stage.reduced))) or taps
+    return Line(taps, max(1, window // taps), step, bool(form.guards))
+
+
 class _Writer:
     def __init__(self, form: Sweep, machine: Machine) -> None:
         self._form, self._machine = form, machine
         self._dtype = str(form.stage.store.buffer.dtype)
         self._rows = build.product([form.pixel.dom.extent])
         self._columns = int(form.channel.dom.extent)
-        self._tiling: Tiling = choose(build.known(self._rows), self._columns, self._dtype, machine)
+        rows = build.known(self._rows)
+        self._tiling: Tiling = choose(rows, self._columns, self._dtype, _line(form), machine)
         self._unguarded = unguarded(form.value)
 
     def tasks(self) -> tirx.Stmt:

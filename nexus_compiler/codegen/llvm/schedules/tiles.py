@@ -19,7 +19,7 @@ SAME_LINES, ROWS_OF_SAME_LINES = 4096, 8
 # Rows from which on a vector of the right operand comes no slower from the second cache than it is
 # used (measured: 2 rows of 7 vectors took 1.7 times as long as 4 rows of 4).
 _FROM_AFAR = 4
-_UNKNOWN = 64  # rows to choose for where their number is not known
+UNKNOWN = 64  # rows to choose for where their number is not known
 
 _ALTERNATIVES = 5  # tiles that are worth measuring
 
@@ -85,8 +85,8 @@ def candidates(
         most = (machine.vector_registers - 1 - vectors) // vectors
         if pitch and pitch % SAME_LINES == 0:
             most = min(most, ROWS_OF_SAME_LINES)
-        tilings = [Tiling(height, vectors, lanes) for height in _heights(rows, most, line)]
-        costs = [(_cost(rows or _UNKNOWN, columns or _UNKNOWN, one), one) for one in tilings]
+        tilings = [Tiling(height, vectors, lanes) for height in heights(rows, most, line)]
+        costs = [(_cost(rows or UNKNOWN, columns or UNKNOWN, one), one) for one in tilings]
         found += sorted(costs, key=_by_cost)[: _ALTERNATIVES if width else 2]
     best = [one for _, one in sorted(found, key=_by_cost)[:_ALTERNATIVES]]
     return best or [Tiling(line, max(1, width // lanes), lanes)]
@@ -96,7 +96,8 @@ def _by_cost(found: tuple[float, Tiling]) -> float:
     return found[0]
 
 
-def _heights(rows: int | None, most: int, line: int) -> list[int]:
+def heights(rows: int | None, most: int, line: int) -> list[int]:
+    """How many rows a tile may have: at most `most`, a multiple of `line`."""
     if rows is None:
         return [height for height in (1, 2, 4, 8) if height <= most]
     return list(range(line, min(most, rows) + 1, line))
@@ -105,8 +106,8 @@ def _heights(rows: int | None, most: int, line: int) -> list[int]:
 def _cost(rows: int, columns: int, tiling: Tiling) -> float:
     """Cycles for one step of the reduction over the whole output."""
     total = 0.0
-    for height, many in _parts(rows, tiling.rows):
-        for width, times in _parts(columns, tiling.columns):
+    for height, many in parts(rows, tiling.rows):
+        for width, times in parts(columns, tiling.columns):
             vectors = len(pieces(width, tiling.lanes))
             busy = max(height * vectors, height + vectors) / _PER_CYCLE
             if rows >= _FROM_AFAR:
@@ -114,11 +115,12 @@ def _cost(rows: int, columns: int, tiling: Tiling) -> float:
             # Fewer loads where the sums take equally long, and fewer, larger tiles.
             total += many * times * (max(busy, _LATENCY) + 0.05 * (height + vectors) + 0.2)
     # Each left-over is one more copy of the code to compile and to keep in the cache.
-    extra = len(_parts(rows, tiling.rows)) + len(_parts(columns, tiling.columns)) - 2
+    extra = len(parts(rows, tiling.rows)) + len(parts(columns, tiling.columns)) - 2
     return total * (1 + 0.03 * extra)
 
 
-def _parts(extent: int, tile: int) -> list[tuple[int, int]]:
+def parts(extent: int, tile: int) -> list[tuple[int, int]]:
+    """`extent` in tiles: (size, how many), whole ones first, then what is left over."""
     return [(tile, extent // tile)] + ([(extent % tile, 1)] if extent % tile else [])
 
 
@@ -162,6 +164,13 @@ def pick_columns(extent: Any, tiling: Tiling, tile: Any, write: Write) -> tirx.S
     return build.branch(rest >= full, write(0, full), singles)
 
 
+def _factor(extent: Any) -> int:
+    """The known part of a product of sizes."""
+    if isinstance(extent, tirx.Mul):
+        return _factor(extent.a) * _factor(extent.b)
+    return int(extent) if isinstance(extent, tirx.IntImm) else 1
+
+
 def pick_rows(extent: Any, tiling: Tiling, tile: Any, write: Write) -> tirx.Stmt:
     """A full tile, or what is left of the rows; in halves where that is known at run time."""
     full = tiling.rows
@@ -173,6 +182,8 @@ def pick_rows(extent: Any, tiling: Tiling, tile: Any, write: Write) -> tirx.Stmt
         if not whole:
             return write(first, rest)
         return build.branch(tile < whole, write(first, full), write(first, rest))
+    if _factor(extent) % full == 0:  # images of known size: whole tiles, however many there are
+        return write(first, full)
     rest = extent - first
     halves: list[tirx.Stmt] = []
     part = full // 2
