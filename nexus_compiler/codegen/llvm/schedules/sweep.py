@@ -15,11 +15,11 @@ from tvm import tirx
 from tvm.ir.expr import Call
 from tvm.sym import Analyzer
 
-from nexus_compiler.codegen.llvm.schedules import build, kernel, reduce
+from nexus_compiler.codegen.llvm.schedules import build, kernel, reduce, sweep_tiles, tiles
 from nexus_compiler.codegen.llvm.schedules.kernel import Kernel, Stage
 from nexus_compiler.codegen.llvm.schedules.machine import Machine
 from nexus_compiler.codegen.llvm.schedules.placement import Placement, place
-from nexus_compiler.codegen.llvm.schedules.sweep_tiles import Line, choose
+from nexus_compiler.codegen.llvm.schedules.sweep_tiles import Line
 from nexus_compiler.codegen.llvm.schedules.tiles import Tiling, cells, pick_columns, pick_rows
 
 _UNROLLED = 160  # updates of accumulators that one turn of the innermost loop may hold
@@ -164,6 +164,19 @@ def _is_choice(call: Call) -> bool:
     return kernel.operator(call) == "if_then_else"
 
 
+def _tiling(form: Sweep, rows: int | None, columns: int, machine: Machine) -> Tiling:
+    """Where vectors of taps serve all pixels, as in a sum over input channels, as for a product."""
+    dtype, own = str(form.stage.store.buffer.dtype), form.stage.store.buffer
+    known = [
+        kernel.variables(list(load.indices))
+        for load in kernel.loads(form.value)
+        if not load.source.same_as(own)
+    ]
+    if any(form.pixel.var in names and form.channel.var not in names for names in known):
+        return tiles.choose(rows, columns, dtype, machine)
+    return sweep_tiles.choose(rows, columns, dtype, _line(form), machine)
+
+
 def _line(form: Sweep) -> Line:
     """The window along a line of pixels; sizes that are not known count as one."""
     analyzer, pixel = Analyzer(), form.pixel.var
@@ -186,7 +199,7 @@ class _Writer:
         self._rows = build.product([form.pixel.dom.extent])
         self._columns = int(form.channel.dom.extent)
         rows = build.known(self._rows)
-        self._tiling: Tiling = choose(rows, self._columns, self._dtype, _line(form), machine)
+        self._tiling = _tiling(form, rows, self._columns, machine)
         self._unguarded = unguarded(form.value)
 
     def tasks(self) -> tirx.Stmt:
