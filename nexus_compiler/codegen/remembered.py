@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -20,6 +21,7 @@ class Remembered(Generic[T]):
 
     def __init__(self, most: int = 2048) -> None:
         self._most = most
+        self._lock = threading.Lock()
         self._made: dict[tuple[Hashable, int], list[tuple[tirx.PrimFunc, T]]] = {}
 
     def get(self, place: tuple[Hashable, tirx.PrimFunc], make: Callable[[], T]) -> T:
@@ -31,7 +33,8 @@ class Remembered(Generic[T]):
             if tvm_ffi.structural_equal(known, function):
                 return made
         made = make()
-        if len(self._made) >= self._most:
-            del self._made[next(iter(self._made))]
-        self._made.setdefault(key, []).append((function, made))
+        with self._lock:  # not while making: kernels compile on many threads
+            if len(self._made) >= self._most:
+                del self._made[next(iter(self._made))]
+            self._made.setdefault(key, []).append((function, made))
         return made

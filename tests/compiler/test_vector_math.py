@@ -22,6 +22,9 @@ CASES = {
     "sigmoid": (special.expit, 3),
     "tanh": (np.tanh, 6),
     "erf": (special.erf, 6),
+    "atan": (np.arctan, 3),
+    "sinh": (np.sinh, 4),
+    "cosh": (np.cosh, 4),
 }
 
 
@@ -33,8 +36,8 @@ def inputs() -> np.ndarray:
     return np.concatenate(parts).astype(np.float32)
 
 
-def compiled(name: str) -> Callable[[np.ndarray], np.ndarray]:
-    x = te.placeholder((_COUNT,), "float32", "x")
+def compiled(name: str, dtype: str = "float32") -> Callable[[np.ndarray], np.ndarray]:
+    x = te.placeholder((_COUNT,), dtype, "x")
     y = te.compute((_COUNT,), lambda i: getattr(te, name)(x[i]), "y")
     schedule = s_tir.Schedule(vector_math.expand(te.create_prim_func([x, y])))
     (loop,) = schedule.get_loops(schedule.get_sblock("y"))
@@ -66,8 +69,23 @@ def test_function(name: str) -> None:
     assert np.abs(found[tiny] - exact[tiny]).max(initial=0) <= np.finfo(np.float32).tiny
 
 
-def test_no_call_is_left() -> None:
-    x = te.placeholder((4,), "float32", "x")
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_half_precision_is_rounded_once(name: str) -> None:
+    """It is computed in float32, so that only a tie may go the other way."""
+    x = np.resize(np.arange(1 << 16, dtype=np.uint16).view(np.float16), _COUNT)
+    found, exact = compiled(name, "float16")(x), CASES[name][0](x.astype(np.float64))
+    rounded = exact.astype(np.float16)
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(rounded))
+    finite = np.isfinite(rounded)
+    np.testing.assert_array_equal(found[np.isinf(rounded)], rounded[np.isinf(rounded)])
+    step = np.spacing(np.abs(rounded[finite])).astype(np.float64)
+    assert (np.abs(found[finite].astype(np.float64) - exact[finite]) / step).max() <= 0.51
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_no_call_is_left(dtype: str) -> None:
+    x = te.placeholder((4,), dtype, "x")
     y = te.compute((4,), lambda i: te.exp(te.tanh(x[i])) + te.log(x[i]) + te.erf(x[i]), "y")
     script = vector_math.expand(te.create_prim_func([x, y])).script()
     assert not any(f"T.{name}(" in script for name in CASES)

@@ -2,14 +2,16 @@
 
 A call of `expf` is taken apart into one call a lane. These are sums and products only: no branch,
 no table, and no conversion of a float to an integer, whose result is undefined for NaN. The
-polynomials are minimax approximations of Cephes (S. L. Moshier, `expf`, `logf`), of Eigen
-(`generic_fast_tanh_float`) and of XLA (`erf`); all keep NaN, infinities and the sign of zero.
-Measured over random bits: exp and log within 1 unit in the last place, tanh and erf within 6,
-sigmoid within 3 where it is at least 2^-126, below which it may be 0.
+polynomials are minimax approximations of Cephes (S. L. Moshier, `expf`, `logf`, `atanf`, `sinhf`),
+of Eigen (`generic_fast_tanh_float`) and of XLA (`erf`); all keep NaN, infinities and the sign of
+zero. Measured over random bits: exp and log within 1 unit in the last place, tanh and erf within 6,
+atan within 3, sinh and cosh within 4, sigmoid within 3 where it is at least 2^-126, below which it
+may be 0.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,7 +32,7 @@ _DEEPEST = 2
 
 
 def expand(function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """`function` with the calls that this file knows replaced, for float32.
+    """`function` with the calls that this file knows replaced, for float32 and, in it, float16.
 
     Kernels that touch bfloat16 stay: TVM does not lower a cast to it inside of a `Let`.
     """
@@ -86,10 +88,11 @@ class _Scope:
             # What only a branch computes stays in it: it may load from where nothing is.
             condition, *branches = call.args
             return tirx.if_then_else(condition, *map(self.closed, branches))
-        make = _FUNCTIONS.get(name)
-        if make is None or str(call.ty) != _F32:
+        make, dtype = _FUNCTIONS.get(name), str(call.ty)
+        if make is None or dtype not in {_F32, "float16"}:
             return call
-        return make(self._let, self._let(call.args[0]))
+        value = make(self._let, self._let(_as(_F32, call.args[0])))
+        return _as(dtype, value)
 
     def _let(self, value: Any, dtype: str = _F32) -> Any:
         variable = tirx.Var("v", dtype)
@@ -119,6 +122,10 @@ def _touches_bfloat16(function: tirx.PrimFunc) -> bool:
 
     tvm_ffi.structural_walk(function.body, (tirx.Cast, visit))
     return bool(found)
+
+
+def _as(dtype: str, value: Any) -> Any:
+    return value if str(value.ty) == dtype else tirx.Cast(dtype, value)
 
 
 def _f(value: float) -> Any:
@@ -220,6 +227,50 @@ def _log(let: Let, x: Any) -> Any:
     return tirx.Select(x < _f(0.0), _f(float("nan")), value)
 
 
+def _magnitude(x: Any) -> Any:
+    return _float(tirx.bitwise_and(_bits(x), _i(0x7FFFFFFF)))
+
+
+def _signed(value: Any, x: Any) -> Any:
+    """`value`, which has no sign, with that of `x`."""
+    return _float(tirx.bitwise_or(_bits(value), tirx.bitwise_and(_bits(x), _i(-(2**31)))))
+
+
+def _atan(let: Let, x: Any) -> Any:
+    """By atan(a) = pi / 4 + atan((a - 1) / (a + 1)) = pi / 2 - atan(1 / a), with one division."""
+    a = let(_magnitude(x))
+    large, middle = a > _f(2.414213562373095), a > _f(0.4142135623730950)
+    above = tirx.Select(large, _f(-1.0), tirx.Select(middle, a - _f(1.0), a))
+    below = tirx.Select(large, a, tirx.Select(middle, a + _f(1.0), _f(1.0)))
+    z = let(above / below)
+    square = let(z * z)
+    high = [8.05374449538e-2, -1.38776856032e-1, 1.99777106478e-1, -3.33329491539e-1]
+    turned = tirx.Select(large, _f(math.pi / 2), tirx.Select(middle, _f(math.pi / 4), _f(0.0)))
+    return _signed(turned + (_polynomial(square, high) * square * z + z), x)
+
+
+def _halves(let: Let, a: Any) -> tuple[Any, Any]:
+    """exp(a) / 2 and exp(-a) / 2; the former is finite wherever it is a float."""
+    root = let(_exp(let, let(a * _f(0.5))))
+    return root * _f(0.5) * root, _f(0.5) / (root * root)
+
+
+def _sinh(let: Let, x: Any) -> Any:
+    a = let(_magnitude(x))
+    grows, falls = _halves(let, a)
+    # Of large numbers the square, which nobody reads, would be an infinity.
+    small = let(tirx.Select(a < _f(1.0), a, _f(0.0)))
+    square = let(small * small)
+    series = _polynomial(square, [2.03721912945e-4, 8.33028376239e-3, 1.66667160211e-1])
+    near = series * square * small + small
+    return _signed(tirx.Select(a < _f(1.0), near, grows - falls), x)
+
+
+def _cosh(let: Let, x: Any) -> Any:
+    grows, falls = _halves(let, let(_magnitude(x)))
+    return grows + falls
+
+
 def _mantissa(bits: Any) -> Any:
     return _float(tirx.bitwise_or(tirx.bitwise_and(bits, _i(0x007FFFFF)), _i(0x3F000000)))
 
@@ -230,4 +281,7 @@ _FUNCTIONS: dict[str, Callable[[Let, Any], Any]] = {
     "tanh": _tanh,
     "erf": _erf,
     "log": _log,
+    "atan": _atan,
+    "sinh": _sinh,
+    "cosh": _cosh,
 }

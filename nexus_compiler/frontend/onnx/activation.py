@@ -10,6 +10,7 @@ from nexus_compiler.frontend.onnx.node import Node
 from nexus_compiler.frontend.onnx.precision import summed
 from nexus_compiler.frontend.onnx.registry import op
 from nexus_compiler.frontend.onnx.values import Host, R, Value, host
+from nexus_compiler.ir.near_zero import near_zero
 
 
 @op("Relu")
@@ -82,9 +83,15 @@ def gelu(node: Node) -> Value:
 def softplus(node: Node) -> Value:
     """log(1 + exp(x)), written so that large x do not overflow."""
     x = node.tensor(0)
-    dtype = node.dtype(x)
-    tail = R.log(R.add(node.scalar(1, dtype), R.exp(R.negative(R.abs(x)))))
-    return R.add(R.maximum(x, node.scalar(0, dtype)), tail)
+    small = node.emit(R.exp(R.negative(R.abs(x))))
+    tail = near_zero("log1p", small, node.emit)
+    return R.add(R.maximum(x, node.scalar(0, node.dtype(x))), tail)
+
+
+@op("Atanh")
+def atanh(node: Node) -> Value:
+    """The inverse of tanh, exact for small x too."""
+    return near_zero("atanh", node.emit(node.tensor(0)), node.emit)
 
 
 @op("Softsign")

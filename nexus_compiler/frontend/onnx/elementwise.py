@@ -30,7 +30,6 @@ UNARY: dict[str, Callable[[relax.Expr], relax.Expr]] = {
     "Asin": R.asin,
     "Asinh": R.asinh,
     "Atan": R.atan,
-    "Atanh": R.atanh,
     "BitwiseNot": R.bitwise_not,
     "Ceil": R.ceil,
     "Cos": R.cos,

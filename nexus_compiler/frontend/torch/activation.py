@@ -7,6 +7,7 @@ from typing import Any
 from nexus_compiler.frontend.torch.node import Node
 from nexus_compiler.frontend.torch.registry import op
 from nexus_compiler.frontend.torch.values import R
+from nexus_compiler.ir.near_zero import near_zero
 
 
 @op("relu")
@@ -57,15 +58,10 @@ def softplus(node: Node) -> Any:
 
 
 def _log1p_exp(node: Node, x: Any) -> Any:
-    """log(1 + exp(x)), without overflow; for small exp(x) the rounding of the sum is undone."""
-    dtype = node.dtype
-    zero, one = node.scalar(0, dtype), node.scalar(1, dtype)
+    """log(1 + exp(x)), without overflow."""
     small = node.emit(R.exp(R.negative(R.abs(x))))
-    above = node.emit(R.add(small, one))
-    rounded = node.emit(R.subtract(above, one))
-    lost = R.equal(rounded, zero)
-    exact = R.multiply(R.log(above), R.divide(small, R.where(lost, one, rounded)))
-    return node.emit(R.add(R.maximum(x, zero), R.where(lost, small, exact)))
+    tail = near_zero("log1p", small, node.emit)
+    return node.emit(R.add(R.maximum(x, node.scalar(0, node.dtype)), tail))
 
 
 @op("log_sigmoid_forward")

@@ -20,7 +20,6 @@ UNARY: dict[str, Callable[[Any], Any]] = {
     "asin": R.asin,
     "asinh": R.asinh,
     "atan": R.atan,
-    "atanh": R.atanh,
     "bitwise_not": R.bitwise_not,
     "ceil": R.ceil,
     "cos": R.cos,

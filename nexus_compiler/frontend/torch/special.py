@@ -10,6 +10,7 @@ import numpy as np
 from nexus_compiler.frontend.torch.node import Node, dtype_of
 from nexus_compiler.frontend.torch.registry import op
 from nexus_compiler.frontend.torch.values import R, is_float
+from nexus_compiler.ir.near_zero import near_zero
 
 
 @op("isnan", "isinf", "isfinite")
@@ -33,29 +34,10 @@ def other_bases(node: Node) -> Any:
     return R.divide(R.log(x), base)
 
 
-@op("log1p")
-def log1p(node: Node) -> Any:
-    """log(1 + x), exact for small x too: the error of 1 + x cancels (W. Kahan)."""
-    x = node.tensor("self")
-    one = node.scalar(1, node.dtype)
-    above = node.emit(R.add(x, one))
-    rounded = node.emit(R.subtract(above, one))
-    same = R.equal(rounded, node.scalar(0, node.dtype))
-    exact = node.emit(R.multiply(R.log(above), R.divide(x, rounded)))
-    return R.where(same, x, R.where(R.isinf(above), above, exact))
-
-
-@op("expm1")
-def expm1(node: Node) -> Any:
-    """exp(x) - 1, exact for small x too: the error of exp(x) cancels (W. Kahan)."""
-    x = node.tensor("self")
-    one = node.scalar(1, node.dtype)
-    power_ = node.emit(R.exp(x))
-    less = node.emit(R.subtract(power_, one))
-    near = R.multiply(less, R.divide(x, R.log(power_)))
-    small = R.less(R.abs(x), node.scalar(0.5, node.dtype))
-    exact = R.where(R.equal(less, node.scalar(0, node.dtype)), x, near)
-    return R.where(small, exact, less)
+@op("log1p", "expm1", "atanh")
+def exact(node: Node) -> Any:
+    """log(1 + x), exp(x) - 1 and the inverse of tanh, exact for small x too."""
+    return near_zero(node.kind, node.tensor("self"), node.emit)
 
 
 @op("erfc")

@@ -13,6 +13,7 @@ import numpy as np
 from tvm import relax
 
 from nexus_compiler.frontend.tracing.emission.operation import EMITTERS, Operation, emitter, simple
+from nexus_compiler.ir.near_zero import NearZero, near_zero
 
 op = relax.op
 
@@ -108,43 +109,16 @@ def _sign(it: Operation) -> Any:
     return op.where(it.emit(op.isnan(it.x)), it.x, sign) if it.kind == "f" else sign
 
 
-def _series(it: Operation, x: Any, factors: list[float]) -> Any:
-    """factors[0] + factors[1] x + factors[2] x^2 + ..."""
-    found = it.number(factors[-1])
-    for factor in reversed(factors[:-1]):
-        found = it.emit(op.add(it.number(factor), it.emit(op.multiply(x, found))))
-    return found
+def _exact(name: str) -> Any:
+    return lambda it: near_zero(name, it.x, it.emit)
 
 
-def _near(it: Operation, limit: float) -> tuple[Any, Any]:
-    """Whether |x| is below `limit`, and x where it is, else 0: a series is only taken there."""
-    near = it.emit(op.less(it.emit(op.abs(it.x)), it.number(limit)))
-    return near, it.emit(op.where(near, it.x, it.number(0)))
-
-
-@emitter("log1p")
-def _log1p(it: Operation) -> Any:
-    # 2 artanh(z) with z = x / (2 + x), near 0: unlike W. Kahan's quotient it has a gradient too.
-    near, x = _near(it, 0.25)
-    z = it.emit(op.divide(x, it.emit(op.add(x, it.number(2)))))
-    factors = [2 / (2 * term + 1) for term in range(11)]
-    small = it.emit(op.multiply(z, _series(it, it.emit(op.multiply(z, z)), factors)))
-    return op.where(near, small, it.emit(op.log(it.emit(op.add(it.x, it.number(1))))))
-
-
-@emitter("expm1")
-def _expm1(it: Operation) -> Any:
-    near, x = _near(it, 0.5)
-    factors = [1 / math.factorial(term) for term in range(1, 17)]
-    small = it.emit(op.multiply(x, _series(it, x, factors)))
-    return op.where(near, small, it.emit(op.subtract(it.emit(op.exp(it.x)), it.number(1))))
+for _name in ("log1p", "expm1", "atanh"):
+    emitter(_name)(_exact(_name))
 
 
 def _odd(it: Operation, magnitude: Any) -> Any:
-    """`magnitude` of |x| with the sign of x, zeros too."""
-    below = it.emit(op.less(it.x, it.number(0)))
-    signed = it.emit(op.where(below, it.emit(op.negative(magnitude)), magnitude))
-    return op.where(it.emit(op.equal(it.x, it.number(0))), it.x, signed)
+    return NearZero(it.emit, it.dtype).odd(it.x, magnitude)
 
 
 def _of(it: Operation, name: str, *inputs: Any) -> Any:
@@ -169,14 +143,6 @@ def _asinh(it: Operation) -> Any:
     near = _of(it, "log1p", it.emit(op.add(safe, part)))
     far = it.emit(op.add(it.emit(op.log(a)), it.number(math.log(2))))
     return _odd(it, it.emit(op.where(large, far, near)))
-
-
-@emitter("atanh")
-def _atanh(it: Operation) -> Any:
-    a = it.emit(op.abs(it.x))
-    twice = it.emit(op.add(a, a))
-    ratio = it.emit(op.divide(twice, it.emit(op.subtract(it.number(1), a))))
-    return _odd(it, it.emit(op.multiply(_of(it, "log1p", ratio), it.number(0.5))))
 
 
 @emitter("sinh")
